@@ -1,0 +1,129 @@
+"""Text: embedding, token vectors, tokenising and similarity of texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta, Struct
+
+MAX_TEXTS = 2048
+"""Texts in one request: OpenAI's own limit."""
+
+TokenIds = list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
+Text = str | TokenIds
+"""A text, or the ids of its tokens in the model's vocabulary (special tokens are dropped and added anew)."""
+
+Truncate = Literal["none", "start", "end"]
+Output = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
+
+
+class EmbedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts to embed and how their vectors are to look."""
+
+    texts: list[Text]
+    model: str | None = None
+    normalize: bool = True
+    truncate: Truncate = "end"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    output: Output = "float"
+    prompt: str | None = None
+
+
+class ItemError(Struct, frozen=True, kw_only=True):
+    """Why one item has no answer: a code of the error table and a sentence."""
+
+    code: str
+    detail: str
+
+
+class EmbedItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened to one text: its tokens, how many of them were used, whether it was cut or came from a cache."""
+
+    tokens: int
+    used_tokens: int
+    truncated: bool = False
+    cached: bool = False
+    error: ItemError | None = None
+
+
+class TokenUsage(Struct, frozen=True, kw_only=True):
+    """Tokens that count, special tokens included."""
+
+    tokens: int
+
+
+class EmbedResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One embedding a text, in order; null where its item carries an error.
+
+    By `output`: float is `[d]` float32; int8 and uint8 are `[d]` integers; binary and ubinary `[d/8]` packed signs;
+    base64 is little-endian float32.
+    """
+
+    embeddings: list[np.ndarray | str | None]
+    items: list[EmbedItem]
+    model: str
+    usage: TokenUsage
+    simulated: bool = False
+
+
+class EmbedTokensRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts whose token vectors, before pooling, are wanted."""
+
+    texts: list[Text]
+    model: str | None = None
+    truncate: Truncate = "end"
+    prompt: str | None = None
+
+
+class EmbedTokensResponse(Struct, frozen=True, kw_only=True):
+    """For each text a `[tokens, d]` float32 matrix, special tokens included."""
+
+    embeddings: list[np.ndarray]
+    items: list[EmbedItem]
+    model: str
+    usage: TokenUsage
+
+
+class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts to tokenise; nothing is cut."""
+
+    texts: list[str]
+    model: str | None = None
+    add_special_tokens: bool = True
+    prompt: str | None = None
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """One token; `start` and `stop` are character offsets in the text, null for special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None = None
+    stop: int | None = None
+
+
+class TokenizeResponse(Struct, frozen=True, kw_only=True):
+    """The tokens of each text."""
+
+    tokens: list[list[Token]]
+    model: str
+
+
+class SimilarityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sentence to compare with others."""
+
+    source: Text
+    texts: list[Text]
+    model: str | None = None
+    truncate: Truncate = "end"
+    prompt: str | None = None
+
+
+class SimilarityResponse(Struct, frozen=True, kw_only=True):
+    """Cosine similarity of the source to each text, -1 to 1."""
+
+    similarities: list[float]
+    model: str
+    usage: TokenUsage

@@ -1,0 +1,130 @@
+"""The one table of errors: every way a call can fail, and what each protocol says about it.
+
+A layer raises the narrowest class below; only an edge turns it into bytes. `detail` is shown to the caller, so it says
+what was wrong, what was allowed and both values, and never a path, a host name or a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Retry = Literal["no", "after", "yes"]
+
+
+class ErrorRow(NamedTuple):
+    """One line of the table: the stable `code`, its HTTP and gRPC status, whether a retry helps, what it means."""
+
+    code: str
+    http: int
+    grpc: str
+    retry: Retry
+    meaning: str
+
+
+class PhalanxError(Exception):
+    """Base of every failure that a caller may see. `retry_after_s` is in seconds; `param` names the field at fault."""
+
+    row: ClassVar[ErrorRow]
+
+    def __init__(
+        self, detail: str = "", *, retry_after_s: float | None = None, param: str | None = None, **data: Any
+    ) -> None:
+        super().__init__(detail or self.row.meaning)
+        self.detail = detail or self.row.meaning
+        self.retry_after_s = retry_after_s
+        self.param = param
+        self.data = data
+
+    @property
+    def code(self) -> str:
+        return self.row.code
+
+
+class InvalidRequest(PhalanxError):
+    row = ErrorRow("invalid_request", 400, "INVALID_ARGUMENT", "no", "The request does not decode or breaks a constraint.")
+
+
+class TextTooLong(PhalanxError):
+    row = ErrorRow("text_too_long", 400, "INVALID_ARGUMENT", "no", "The text has more tokens than allowed.")
+
+
+class Unauthenticated(PhalanxError):
+    row = ErrorRow("unauthenticated", 401, "UNAUTHENTICATED", "no", "No credential was sent, or it is not valid.")
+
+
+class Forbidden(PhalanxError):
+    row = ErrorRow("forbidden", 403, "PERMISSION_DENIED", "no", "The credential lacks the scope that the call needs.")
+
+
+class NotFound(PhalanxError):
+    row = ErrorRow("not_found", 404, "NOT_FOUND", "no", "There is no such thing.")
+
+
+class ModelNotFound(PhalanxError):
+    row = ErrorRow("model_not_found", 404, "NOT_FOUND", "no", "This worker does not serve that model.")
+
+
+class MethodNotAllowed(PhalanxError):
+    row = ErrorRow("method_not_allowed", 405, "UNIMPLEMENTED", "no", "The route exists, but not for this method.")
+
+
+class RequestTimeout(PhalanxError):
+    row = ErrorRow("request_timeout", 408, "DEADLINE_EXCEEDED", "yes", "The request did not arrive in time.")
+
+
+class Conflict(PhalanxError):
+    row = ErrorRow("conflict", 409, "ALREADY_EXISTS", "no", "The call collides with something that exists or is under way.")
+
+
+class TooLarge(PhalanxError):
+    row = ErrorRow("too_large", 413, "INVALID_ARGUMENT", "no", "The body or a list in it is larger than allowed.")
+
+
+class UnsupportedMediaType(PhalanxError):
+    row = ErrorRow("unsupported_media_type", 415, "INVALID_ARGUMENT", "no", "The route does not read this content type.")
+
+
+class UnreadableInput(PhalanxError):
+    row = ErrorRow("unreadable_input", 422, "INVALID_ARGUMENT", "no", "The request is well formed, its content unreadable.")
+
+
+class IdempotencyMismatch(PhalanxError):
+    row = ErrorRow(
+        "idempotency_mismatch", 422, "FAILED_PRECONDITION", "no", "The Idempotency-Key was used for another request."
+    )
+
+
+class RateLimited(PhalanxError):
+    row = ErrorRow("rate_limited", 429, "RESOURCE_EXHAUSTED", "after", "The caller is over its own rate limit.")
+
+
+class QuotaExceeded(PhalanxError):
+    row = ErrorRow("quota_exceeded", 429, "RESOURCE_EXHAUSTED", "after", "The caller's quota for the month is used up.")
+
+
+class Cancelled(PhalanxError):
+    row = ErrorRow("cancelled", 499, "CANCELLED", "no", "The client left before the answer was ready.")
+
+
+class Internal(PhalanxError):
+    row = ErrorRow("internal", 500, "INTERNAL", "yes", "Something went wrong here; the request id leads to the log.")
+
+
+class UpstreamFailed(PhalanxError):
+    row = ErrorRow("upstream_failed", 502, "UNAVAILABLE", "yes", "The service behind this one failed.")
+
+
+class Overloaded(PhalanxError):
+    row = ErrorRow("overloaded", 503, "UNAVAILABLE", "after", "The worker has no room for the call now.")
+
+
+class Unavailable(PhalanxError):
+    row = ErrorRow("unavailable", 503, "UNAVAILABLE", "yes", "A model or a store that the call needs is not ready.")
+
+
+class DeadlineExceeded(PhalanxError):
+    row = ErrorRow("deadline_exceeded", 504, "DEADLINE_EXCEEDED", "yes", "The call was not finished before its deadline.")
+
+
+ERRORS: dict[str, type[PhalanxError]] = {cls.row.code: cls for cls in PhalanxError.__subclasses__()}
+"""Every error by its code: what the docs, OpenAPI and the tests of the edges are read from."""
