@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import numpy as np
 from msgspec import Meta, Struct
+
+from phalanx.contract.vector import Embedding, TokenVectors
 
 MAX_TEXTS = 2048
 """Texts in one request: OpenAI's own limit."""
@@ -60,7 +61,7 @@ class EmbedResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     base64 is little-endian float32.
     """
 
-    embeddings: list[np.ndarray | str | None]
+    embeddings: list[Embedding]
     items: list[EmbedItem]
     model: str
     usage: TokenUsage
@@ -79,7 +80,7 @@ class EmbedTokensRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
 class EmbedTokensResponse(Struct, frozen=True, kw_only=True):
     """For each text a `[tokens, d]` float32 matrix, special tokens included."""
 
-    embeddings: list[np.ndarray]
+    embeddings: list[TokenVectors]
     items: list[EmbedItem]
     model: str
     usage: TokenUsage

@@ -1,0 +1,114 @@
+"""Logs and metrics: one JSON line a request, one table of metrics, no global state but the log configuration."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal, NamedTuple, TextIO
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+Log = Any
+"""A structlog bound logger; its methods take an event name and key-values."""
+
+LEVELS = {"trace": 10, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _render_json(_logger: object, _method: str, event: dict[str, Any]) -> str:
+    return _encode(event).decode()
+
+
+def configure_logs(*, level: str = "info", style: Literal["json", "console"] = "json", stream: TextIO | None = None) -> Log:
+    """Set up structlog and the standard library's root logger alike, and return the platform's logger."""
+    out = stream or sys.stderr
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: Any = structlog.dev.ConsoleRenderer(colors=out.isatty()) if style == "console" else _render_json
+    tracebacks = [] if style == "console" else [structlog.processors.dict_tracebacks]
+    structlog.configure(
+        processors=[*shared, *tracebacks, render],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=out),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard library; they are quiet here unless something is wrong.
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, render])
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    return structlog.get_logger("phalanx")
+
+
+class MetricRow(NamedTuple):
+    """One metric: its name, kind, meaning, labels and, for histograms, bucket bounds in its unit."""
+
+    name: str
+    kind: type[Counter] | type[Gauge] | type[Histogram]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+METRICS: tuple[MetricRow, ...] = (
+    MetricRow("phalanx_requests", Counter, "Requests answered.", ("operation", "dialect", "code")),
+    MetricRow("phalanx_request_seconds", Histogram, "Time from the first byte read to the last written.", ("operation",), SECONDS),
+    MetricRow("phalanx_queue_seconds", Histogram, "Time an item waited for the engine.", ("model",), SECONDS),
+    MetricRow("phalanx_engine_seconds", Histogram, "Time one batch took in the engine.", ("model",), SECONDS),
+    MetricRow("phalanx_batch_tokens", Histogram, "Padded tokens of one batch.", ("model",), TOKENS),
+    MetricRow("phalanx_padding_tokens", Counter, "Tokens computed that were padding.", ("model",)),
+    MetricRow("phalanx_tokens", Counter, "Tokens embedded, padding not counted.", ("model",)),
+    MetricRow("phalanx_queue_tokens", Gauge, "Tokens waiting for the engine.", ("model",)),
+    MetricRow("phalanx_cache_lookups", Counter, "Look-ups in the vector cache.", ("outcome",)),
+    MetricRow("phalanx_refusals", Counter, "Calls refused before they cost anything.", ("code",)),
+    MetricRow("phalanx_calls_in_flight", Gauge, "Admitted calls under way."),
+    MetricRow("phalanx_event_loop_lag_seconds", Histogram, "How late the event loop ran a timer.", (), LAG_SECONDS),
+    MetricRow("phalanx_model_info", Gauge, "1 for each model served.", ("model", "version", "device", "precision")),
+    MetricRow("phalanx_ready", Gauge, "1 while /readyz is true."),
+)
+"""Every metric of a worker. Labels are few and closed: never a caller's id, a path or a text."""
+
+
+class Metrics:
+    """The metrics of one worker in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._metrics: dict[str, Any] = {}
+        for row in METRICS:
+            extra: dict[str, Any] = {"buckets": row.buckets} if row.buckets else {}
+            self._metrics[row.name] = row.kind(row.name, row.meaning, row.labels, registry=self.registry, **extra)
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        """Return the counter of that name, or its child with those label values."""
+        return self._child(name, labels)  # type: ignore[no-any-return]
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        """Return the gauge of that name, or its child with those label values."""
+        return self._child(name, labels)  # type: ignore[no-any-return]
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return the histogram of that name, or its child with those label values."""
+        return self._child(name, labels)  # type: ignore[no-any-return]
+
+    def _child(self, name: str, labels: tuple[str, ...]) -> Any:
+        metric = self._metrics[name]
+        return metric.labels(*labels) if labels else metric
