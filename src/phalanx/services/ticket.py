@@ -1,0 +1,97 @@
+"""Who calls and what they were let in for: the values that pass between an edge, the gate and the services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from phalanx.contract.keys import Scope, Tier
+from phalanx.ports import RateDecision
+from phalanx.settings import Secret
+
+OPERATOR = "operator"
+
+
+class Credential(NamedTuple):
+    """What a caller sent: a bearer token or API key, or nothing; `operator` is whoever may run the command line here.
+
+    `address` is the peer's, for limiting anonymous callers.
+    """
+
+    kind: Literal["none", "key", "operator"] = "none"
+    text: Secret = Secret()
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who that is. `subject` names whom limits count: the organisation, or an anonymous caller's address."""
+
+    subject: str
+    organisation: str
+    key_id: str
+    tier: Tier | Literal["anonymous", "operator"]
+    scopes: frozenset[Scope]
+    email: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        return self.tier == OPERATOR
+
+
+@dataclass(slots=True)
+class Meter:
+    """What a call has used so far; services add to it, the gate bills it, edges show it. Seconds and counts."""
+
+    units: int = 0
+    tokens: int = 0
+    cached: int = 0
+    items: int = 0
+    model: str = ""
+    model_version: str = ""
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Proof of admission. Only the gate makes one; it stays open until the last byte of the answer.
+
+    `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds.
+    """
+
+    id: str
+    caller: Caller
+    operation: str
+    unit: str
+    deadline: float
+    opened_at: float
+    started: float
+    period: str
+    streaming: bool
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def tenant(self) -> str:
+        """The name under which work is shared out and cached."""
+        return self.caller.organisation
+
+
+@dataclass(slots=True)
+class Call:
+    """One call under way, as its edge sees it: what it sent, and what became of it so far."""
+
+    credential: Credential
+    request_id: str
+    idempotency_key: str | None = None
+    caller: Caller | None = None
+    rate: RateDecision | None = None
+    policy: tuple[int, int] | None = None
+    ticket: Ticket | None = None
+    replayed: bool = False
+    request: Any = None
+
+    @property
+    def meter(self) -> Meter | None:
+        return self.ticket.meter if self.ticket else None
