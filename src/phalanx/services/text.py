@@ -182,8 +182,10 @@ class TextService:
         def prepare() -> list[tuple[int, PreparedText]]:
             ready = []
             for index in indices:
+                text = texts[index]
                 try:
-                    one = served.model.prepare(texts[index], truncate=truncate, prompt=prompt, want_tokens=want_tokens)
+                    _refuse_blank(text)
+                    one = served.model.prepare(text, truncate=truncate, prompt=prompt, want_tokens=want_tokens)
                 except PhalanxError as error:
                     found[index].error = error
                     continue
@@ -214,8 +216,6 @@ async def _near_or_far(chars: int, work: Callable[[], T]) -> T:
 
 def _check(served: ServedText, count: int, prompt: str | None, dimensions: int | None) -> None:
     spec = served.model.spec
-    if count == 0:
-        raise InvalidRequest("texts is empty; send at least one text", param="texts")
     if count > MAX_TEXTS:
         raise TooLarge(f"{count} texts were sent, {MAX_TEXTS} are allowed in one request", param="texts")
     if prompt is not None and prompt not in spec.prompts:
@@ -225,6 +225,11 @@ def _check(served: ServedText, count: int, prompt: str | None, dimensions: int |
         raise InvalidRequest(
             f"dimensions is {dimensions}; the model {spec.name!r} gives 1 to {spec.dimensions}", param="dimensions"
         )
+
+
+def _refuse_blank(text: Text) -> None:
+    if not text or (isinstance(text, str) and text.isspace()):
+        raise InvalidRequest("the text is empty or white space only; send at least one other character")
 
 
 def _key(salt: bytes, text: Text) -> bytes:
@@ -247,10 +252,9 @@ def _keep(one: Embedded) -> CachedVector:
 
 def _settle(ticket: Ticket, served: ServedText, found: Sequence[Embedded]) -> tuple[list[EmbedItem], int]:
     """Meter what was done and return the answer's items with the tokens that count; raise when nothing was."""
-    if all(one.error is not None for one in found):
-        error = found[0].error
-        assert error is not None
-        raise error
+    if found and all(one.error is not None for one in found):
+        assert found[0].error is not None
+        raise found[0].error
     tokens = sum(one.used_tokens for one in found if one.error is None)
     meter = ticket.meter
     meter.model, meter.model_version = served.name, served.model.spec.version

@@ -1,0 +1,211 @@
+"""Bytes to requests and responses to bytes, for every kind of body that a row may have."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+import numpy as np
+import orjson
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from phalanx.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from phalanx.operations import Body, Operation
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+OCTETS = "application/octet-stream"
+MAX_FORM_FIELDS = 64
+VECTORS_HEADER = struct.Struct("<III")
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        # orjson writes the shortest text that reads back as the same float32: half the bytes of a double.
+        return msgspec.Raw(orjson.dumps(np.ascontiguousarray(value), option=orjson.OPT_SERIALIZE_NUMPY))
+    raise NotImplementedError(f"{type(value).__name__} is no contract type. This is a bug.")
+
+
+encode_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_array).encode
+"""Encode a contract or dialect struct as UTF-8 JSON."""
+
+
+def decode_json(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    """Decode a body. Raises `InvalidRequest` that says where and what."""
+    if not data:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+
+
+def invalid(error: msgspec.ValidationError) -> InvalidRequest:
+    """Word a validation error, naming the field at fault where msgspec tells it."""
+    text = str(error)
+    _, _, place = text.partition(" - at `")
+    field = place.rstrip("`").removeprefix("$").lstrip(".") or None
+    if "unknown field `" in text:
+        field = text.split("unknown field `", 1)[1].split("`", 1)[0]
+    return InvalidRequest(text, param=field)
+
+
+def check_length(headers: dict[bytes, bytes], limit: int) -> None:
+    """Refuse a body by its announced length, before any of it is read."""
+    announced = headers.get(b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise too_large(int(announced), limit)
+
+
+def too_large(size: int, limit: int) -> TooLarge:
+    """Word a refusal by size."""
+    return TooLarge(f"the body has {size} bytes or more, {limit} are allowed")
+
+
+async def read_whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """Collect a body of at most `limit` bytes. Raises `TooLarge`."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(size, limit)
+        parts.append(chunk)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Yield the lines of a body as they arrive, blank ones left out; one line may have `limit` bytes."""
+    pending = bytearray()
+    async for chunk in chunks:
+        pending += chunk
+        *lines, rest = pending.split(b"\n")
+        pending = rest
+        for line in lines:
+            if line.strip():
+                yield bytes(line)
+        if len(pending) > limit:
+            raise too_large(len(pending), limit)
+    if pending.strip():
+        yield bytes(pending)
+
+
+def media_type(headers: dict[bytes, bytes]) -> str:
+    """Return the body's content type without parameters, in lower case; empty when none was sent."""
+    return headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower().decode("latin-1")
+
+
+class RequestCodec:
+    """Decodes the requests of one row, from path, query and body."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        self._json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(operation.request)
+        self._object = msgspec.json.Decoder(dict[str, Any])
+        self._has_body = operation.bodies != (Body.NONE,)
+
+    def check(self, headers: dict[bytes, bytes]) -> Body:
+        """Return the kind of body by its content type. Raises `UnsupportedMediaType`."""
+        kind = media_type(headers)
+        bodies = self._operation.bodies
+        if not self._has_body:
+            return Body.NONE
+        if Body.JSON in bodies and (kind == JSON or kind.endswith("+json") or kind == NDJSON):
+            return Body.JSON
+        if Body.IMAGE in bodies and (kind.startswith("image/") or kind == "multipart/form-data" or kind == OCTETS):
+            return Body.IMAGE
+        if Body.VECTORS in bodies and kind == OCTETS:
+            return Body.VECTORS
+        wanted = " or ".join(_MEDIA[body] for body in bodies)
+        raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
+
+    def line(self, data: bytes) -> Any:
+        """Decode one message of a stream."""
+        return decode_json(self._json, data)
+
+    async def decode(
+        self, kind: Body, data: bytes, headers: dict[bytes, bytes], params: dict[str, str], query: bytes
+    ) -> Any:
+        """Decode a whole request. Raises `InvalidRequest`."""
+        if kind is Body.JSON and not params and not query:
+            return decode_json(self._json, data)
+        fields: dict[str, Any] = {**_query(query), **params}
+        if kind is Body.JSON:
+            fields = {**decode_json(self._object, data), **fields}
+        elif kind is Body.IMAGE:
+            fields |= await _image_fields(data, headers)
+        elif kind is Body.VECTORS:
+            fields |= _vector_fields(data)
+        try:
+            return msgspec.convert(fields, self._operation.request, strict=False)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from None
+
+
+_MEDIA = {Body.NONE: "no body", Body.JSON: JSON, Body.IMAGE: "an image, raw or as multipart/form-data", Body.VECTORS: OCTETS}
+
+
+def _query(query: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
+    except ValueError:
+        raise InvalidRequest("the query string cannot be read") from None
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise InvalidRequest(f"the query names {name!r} twice", param=name)
+        fields[name] = value
+    return fields
+
+
+async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return `image` with the file's bytes, and the other fields of a form."""
+    if media_type(headers) != "multipart/form-data":
+        return {"image": data}
+
+    async def whole() -> Any:
+        yield data
+
+    parser = MultiPartParser(
+        Headers(raw=list(headers.items())), whole(), max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=len(data) + 1
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidRequest(f"the form cannot be read: {error}") from None
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        fields["image" if isinstance(value, UploadFile) else name] = (
+            await value.read() if isinstance(value, UploadFile) else value
+        )
+    await form.close()
+    return fields
+
+
+def _vector_fields(data: bytes) -> dict[str, Any]:
+    """Return `left` and `right`, float32 matrices, from `u32 rows_left, u32 rows_right, u32 dim` and float32 rows."""
+    if len(data) < VECTORS_HEADER.size:
+        raise InvalidRequest(f"the body has {len(data)} bytes; its header alone has {VECTORS_HEADER.size}")
+    left, right, dim = VECTORS_HEADER.unpack_from(data)
+    wanted = VECTORS_HEADER.size + (left + right) * dim * 4
+    if wanted != len(data):
+        raise InvalidRequest(f"{left} + {right} rows of {dim} float32 take {wanted} bytes; the body has {len(data)}")
+    numbers = np.frombuffer(data, dtype="<f4", offset=VECTORS_HEADER.size)
+    return {"left": numbers[: left * dim].reshape(left, dim), "right": numbers[left * dim :].reshape(right, dim)}
+
+
+def encode_vectors(response: msgspec.Struct) -> bytes:
+    """Return the numbers of a response to a binary request: its array fields as little-endian float32, in order."""
+    values = (getattr(response, name) for name in response.__struct_fields__)
+    return b"".join(np.asarray(v, dtype="<f4").tobytes() for v in values if isinstance(v, np.ndarray | list))

@@ -1,0 +1,224 @@
+"""One HTTP request and its answer: ids, headers, timing, the canonical log line."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+
+from phalanx.edges.http.codec import JSON, encode_json, media_type
+from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
+from phalanx.errors import PhalanxError
+from phalanx.services.ticket import Call
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Envelope = Callable[[PhalanxError, str], Any]
+"""An error and the request id to the body that a dialect gives them."""
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}\Z")
+CLIENT_LEFT = 499
+
+
+class ClientLeft(Exception):  # noqa: N818  it says what happened
+    """The peer closed the connection before its answer was sent."""
+
+
+class Exchange:
+    """A request under way. The answer is sent by `respond`, or piecewise by `begin`, `write`, `end`."""
+
+    __slots__ = (
+        "_receive", "_send", "body_read", "bytes_in", "bytes_out", "call", "dialect", "envelope", "headers",
+        "operation", "received_at", "request_id", "request_id_header", "route", "scope", "started", "status", "tag",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id_header: bytes) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id_header = request_id_header
+        sent = self.headers.get(request_id_header)
+        # An id that could break a log line or a header is replaced, not passed on.
+        self.request_id = sent.decode() if sent and REQUEST_ID.match(sent) else secrets.token_hex(16)
+        extension = scope.get("extensions", {}).get("phalanx", {})
+        self.received_at: float = extension.get("received_at") or time.perf_counter()
+        self.route = ""
+        self.operation = ""
+        self.dialect = ""
+        self.envelope: Envelope = problem_body
+        self.call: Call | None = None
+        self.status = 0
+        self.tag = "ok"
+        self.started = False
+        self.body_read = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+    @property
+    def address(self) -> str:
+        client = self.scope.get("client")
+        return str(client[0]) if client else ""
+
+    @property
+    def media_type(self) -> str:
+        return media_type(self.headers)
+
+    def accepts(self, media: str) -> bool:
+        """Whether the Accept header names a media type."""
+        return media.encode() in self.headers.get(b"accept", b"").lower()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives. Raises `ClientLeft`."""
+        more = not self.body_read
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            chunk = message.get("body", b"")
+            self.bytes_in += len(chunk)
+            more = message.get("more_body", False)
+            self.body_read = not more
+            yield chunk
+
+    async def respond(
+        self, status: int, body: bytes, content_type: str = JSON, extra: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Send a whole answer."""
+        headers = self._headers(content_type, extra)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._start(status, headers)
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        self.bytes_out += len(body)
+
+    async def respond_json(self, status: int, value: Any, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Send a struct, a dict or a list as JSON."""
+        await self.respond(status, encode_json(value), extra=extra)
+
+    async def begin(self, status: int, content_type: str) -> None:
+        """Send the head of a streamed answer. Proxies are told not to buffer it."""
+        await self._start(status, self._headers(content_type, [(b"x-accel-buffering", b"no")]))
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of a streamed answer; waits while the peer does not read."""
+        self.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """End a streamed answer."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, error: PhalanxError) -> None:
+        """Send an error in the envelope of the route's dialect. A body that was not read is not waited for."""
+        self.tag = error.code
+        extra: list[tuple[bytes, bytes]] = []
+        if error.retry_after_s is not None:
+            extra.append((b"retry-after", b"%d" % max(1, -int(-error.retry_after_s // 1))))
+        if error.row.http == 401:
+            extra.append((b"www-authenticate", b"Bearer"))
+        if "allow" in error.data:
+            extra.append((b"allow", str(error.data["allow"]).encode()))
+        if not self.body_read and self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers:
+            extra.append((b"connection", b"close"))
+        body = encode_json(self.envelope(error, self.request_id))
+        content_type = PROBLEM_JSON if self.envelope is problem_body else JSON
+        await self.respond(error.row.http, body, content_type, extra)
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _headers(self, content_type: str, extra: list[tuple[bytes, bytes]] | None) -> list[tuple[bytes, bytes]]:
+        headers = [
+            (b"content-type", content_type.encode()),
+            (self.request_id_header, self.request_id.encode()),
+            (b"server-timing", self._timing()),
+        ]
+        call = self.call
+        if call is not None:
+            meter = call.meter
+            if meter is not None and meter.model:
+                headers.append((b"x-model", meter.model.encode()))
+                headers.append((b"x-model-version", meter.model_version.encode()))
+            if call.rate is not None and call.policy is not None:
+                headers += _rate_headers(call)
+            if call.replayed:
+                headers.append((b"idempotency-replayed", b"true"))
+        if extra:
+            headers += extra
+        return headers
+
+    def _timing(self) -> bytes:
+        total = (time.perf_counter() - self.received_at) * 1e3
+        meter = self.call.meter if self.call else None
+        if meter is None:
+            return b"total;dur=%.3f" % total
+        return b"queue;dur=%.3f, engine;dur=%.3f, total;dur=%.3f" % (meter.queue_s * 1e3, meter.engine_s * 1e3, total)
+
+    def log_line(self) -> dict[str, Any]:
+        """Return the fields of the canonical line: everything worth knowing of this request, once."""
+        line: dict[str, Any] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "route": self.route,
+            "operation": self.operation,
+            "dialect": self.dialect,
+            "status": self.status or CLIENT_LEFT,
+            "code": self.tag,
+            "ms": round((time.perf_counter() - self.received_at) * 1e3, 3),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "peer": self.address,
+        }
+        call = self.call
+        if call is not None and call.caller is not None:
+            line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
+        meter = call.meter if call is not None else None
+        if meter is not None:
+            line |= {
+                "tokens": meter.tokens,
+                "items": meter.items,
+                "cached": meter.cached,
+                "model": meter.model,
+                "queue_ms": round(meter.queue_s * 1e3, 3),
+                "engine_ms": round(meter.engine_s * 1e3, 3),
+            }
+        return line
+
+
+def _rate_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """The IETF draft's fields (structured) and the older `X-RateLimit-*` (seconds)."""
+    assert call.rate is not None
+    assert call.policy is not None
+    rate, (per_minute, _) = call.rate, call.policy
+    reset = -int(-rate.reset_after_s // 1)
+    return [
+        (b"ratelimit-policy", b'"requests";q=%d;w=60' % per_minute),
+        (b"ratelimit", b'"requests";r=%d;t=%d' % (rate.remaining, reset)),
+        (b"x-ratelimit-limit", b"%d" % rate.limit),
+        (b"x-ratelimit-remaining", b"%d" % rate.remaining),
+        (b"x-ratelimit-reset", b"%d" % reset),
+    ]
+
+
+def current_task_cancel() -> Callable[[], object]:
+    """Return what cancels the running task, for the protocol to call when the peer is gone."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancel
+
+

@@ -1,0 +1,186 @@
+"""OpenAPI 3.1 from the operations table, the dialects and the table of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+import phalanx
+from phalanx.contract.models import Model
+from phalanx.contract.status import Health
+from phalanx.edges.http.codec import JSON, NDJSON, OCTETS, SSE
+from phalanx.edges.http.dialects import Dialect, DialectRoute
+from phalanx.edges.http.problems import PROBLEM_JSON, Problem
+from phalanx.edges.http.system import Info, ProbeAnswer
+from phalanx.errors import ERRORS
+from phalanx.operations import Body, Kind, Operation
+
+Document = dict[str, Any]
+
+SYSTEM: tuple[tuple[str, str, Any, tuple[int, ...]], ...] = (
+    ("/health", "Show versions, stores and models; 503 when the worker cannot serve.", Health, (200, 503)),
+    ("/api/health", "The same as /health.", Health, (200, 503)),
+    ("/livez", "Tell whether the event loop turns.", ProbeAnswer, (200, 503)),
+    ("/readyz", "Tell whether the worker can serve now.", ProbeAnswer, (200, 503)),
+    ("/readiness", "The same as /readyz.", ProbeAnswer, (200, 503)),
+    ("/startupz", "Tell whether every model has answered once.", ProbeAnswer, (200, 503)),
+    ("/info", "Show the default model and the worker's limits (TEI).", Info, (200,)),
+)
+
+BODYLESS_ERRORS = (401, 403, 404, 408, 429, 500, 503, 504)
+BODY_ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+
+
+def openapi(
+    operations: Mapping[str, Operation], dialects: Iterable[Dialect], *, title: str, public_url: str = ""
+) -> Document:
+    """Return the document of all routes."""
+    dialects = tuple(dialects)
+    types: list[Any] = [Problem, Model, Health, ProbeAnswer, Info]
+    types += [t for row in operations.values() for t in (row.request, row.response)]
+    types += [t for dialect in dialects for route in dialect.routes for t in (route.wire, route.answer)]
+    types += [dialect.error for dialect in dialects]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    refs = {_key(t): schema for t, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, Document] = {}
+    adopted = {name: dialect.error for dialect in dialects for name in dialect.adopts}
+    for row in operations.values():
+        error = refs[_key(adopted.get(row.name, Problem))]
+        _put(paths, row.method, row.path, _of_row(row, refs, components, error, is_problem=row.name not in adopted))
+    for dialect in dialects:
+        for route in dialect.routes:
+            entry = _of_dialect(dialect, route, refs, operations[route.operation])
+            _put(paths, route.method, route.path, entry)
+    for path, summary, answer, statuses in SYSTEM:
+        _put(paths, "GET", path, _of_system(path, summary, refs[_key(answer)], statuses, refs[_key(Problem)]))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": phalanx.__version__, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "servers": [{"url": public_url or "/"}],
+        "security": [{"bearer": []}, {"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def _key(kind: Any) -> str:
+    return str(kind)
+
+
+def _put(paths: dict[str, Document], method: str, path: str, entry: Document) -> None:
+    paths.setdefault(re.sub(r":\w+\}", "}", path), {})[method.lower()] = entry
+
+
+def _of_row(row: Operation, refs: Document, components: Document, error: Any, *, is_problem: bool) -> Document:
+    in_path = re.findall(r"\{(\w+)", row.path)
+    schema = components[row.request.__name__]
+    fields: Document = schema.get("properties", {})
+    parameters = [{"name": n, "in": "path", "required": True, "schema": _plain(fields[n])} for n in in_path]
+    if Body.JSON not in row.bodies:
+        required = schema.get("required", [])
+        parameters += [
+            {"name": n, "in": "query", "required": n in required, "schema": _plain(field)}
+            for n, field in fields.items()
+            if n not in in_path and not (n == "image" and Body.IMAGE in row.bodies) and Body.VECTORS not in row.bodies
+        ]
+    if row.method == "POST":
+        parameters.append(_IDEMPOTENCY)
+    entry: Document = {
+        "operationId": row.name, "summary": row.summary, "tags": [row.noun], "parameters": parameters,
+        "responses": _responses(
+            _answers(row, refs[_key(row.response)]), error, PROBLEM_JSON if is_problem else JSON,
+            BODYLESS_ERRORS if row.bodies == (Body.NONE,) else BODY_ERRORS,
+        ),
+    }  # fmt: skip
+    if row.cache == "revalidate":
+        entry["responses"]["304"] = {"description": "The client's copy is current."}
+    if row.bodies != (Body.NONE,):
+        entry["requestBody"] = {"required": True, "content": _contents(row, refs[_key(row.request)])}
+    return entry
+
+
+_IDEMPOTENCY: Document = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "Sent again with the same request, it brings the first answer back, unbilled, for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}  # fmt: skip
+
+
+def _plain(field: Document) -> Document:
+    """A parameter cannot be null in a path or a query, so that half of a union is left out."""
+    if "anyOf" in field:
+        kept = [part for part in field["anyOf"] if part.get("type") != "null"]
+        return kept[0] if len(kept) == 1 else {"anyOf": kept}
+    return {name: value for name, value in field.items() if name != "default"}
+
+
+def _contents(row: Operation, schema: Any) -> Document:
+    contents: Document = {}
+    for body in row.bodies:
+        if body is Body.JSON:
+            media = NDJSON if row.kind is Kind.CLIENT_STREAM else JSON
+            contents[media] = {"schema": schema, "examples": _examples(row.examples)}
+        elif body is Body.IMAGE:
+            binary = {"type": "string", "contentMediaType": "image/*"}
+            contents["image/*"] = {"schema": binary}
+            contents["multipart/form-data"] = {"schema": {"type": "object", "properties": {"image": binary}, "required": ["image"]}}
+        elif body is Body.VECTORS:
+            contents[OCTETS] = {"schema": {"type": "string", "contentMediaType": OCTETS}}
+    return contents
+
+
+def _answers(row: Operation, schema: Any) -> Document:
+    if row.kind is Kind.SERVER_STREAM:
+        return {SSE: {"schema": schema}, NDJSON: {"schema": schema}}
+    if row.kind is Kind.CLIENT_STREAM:
+        return {NDJSON: {"schema": schema}, SSE: {"schema": schema}}
+    answers: Document = {JSON: {"schema": schema}}
+    if Body.VECTORS in row.bodies:
+        answers[OCTETS] = {"schema": {"type": "string", "contentMediaType": OCTETS}}
+    return answers
+
+
+def _of_dialect(dialect: Dialect, route: DialectRoute, refs: Document, row: Operation) -> Document:
+    return {
+        "operationId": f"{dialect.name}:{route.path}", "summary": route.summary, "tags": [dialect.name],
+        "parameters": [_IDEMPOTENCY],
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": refs[_key(route.wire)], "examples": _examples(route.examples)}},
+        },
+        "responses": _responses({JSON: {"schema": refs[_key(route.answer)]}}, refs[_key(dialect.error)], JSON, BODY_ERRORS),
+    }  # fmt: skip
+
+
+def _of_system(path: str, summary: str, schema: Any, statuses: tuple[int, ...], problem: Any) -> Document:
+    responses: Document = {
+        str(status): {"description": "Yes." if status == 200 else "No.", "content": {JSON: {"schema": schema}}}
+        for status in statuses
+    }
+    if 503 not in statuses:
+        responses["503"] = {"description": _meaning(503), "content": {PROBLEM_JSON: {"schema": problem}}}
+    return {"operationId": f"system:{path}", "summary": summary, "tags": ["system"], "security": [], "responses": responses}
+
+
+def _responses(answers: Document, error: Any, error_media: str, statuses: Iterable[int]) -> Document:
+    out: Document = {"200": {"description": "The answer.", "content": answers}}
+    for status in statuses:
+        out[str(status)] = {"description": _meaning(status), "content": {error_media: {"schema": error}}}
+    return out
+
+
+def _meaning(status: int) -> str:
+    return " ".join(f"`{code}`: {kind.row.meaning}" for code, kind in ERRORS.items() if kind.row.http == status)
+
+
+def _examples(examples: tuple[Document, ...]) -> Document:
+    return {f"example {number}": {"value": value} for number, value in enumerate(examples, 1)}

@@ -1,0 +1,71 @@
+"""Which endpoint answers a method and a path. Paths without parameters are one dictionary look-up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from starlette.routing import compile_path
+
+from phalanx.edges.http.exchange import Envelope, Exchange
+from phalanx.edges.http.problems import problem_body
+from phalanx.errors import MethodNotAllowed, NotFound
+
+Answer = Callable[[Exchange, dict[str, str]], Awaitable[None]]
+
+
+class Endpoint(NamedTuple):
+    """What answers a route. `operation` and `dialect` label its log line and metrics; `envelope` words its errors."""
+
+    route: str
+    answer: Answer
+    operation: str = ""
+    dialect: str = ""
+    envelope: Envelope = problem_body
+
+
+class Match(NamedTuple):
+    """An endpoint and the path's parameters, as text."""
+
+    endpoint: Endpoint
+    params: dict[str, str]
+
+
+class Routes:
+    """All routes of the edge."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Endpoint]]] = []
+        self._by_path: dict[str, dict[str, Endpoint]] = {}
+
+    def add(self, method: str, path: str, endpoint: Endpoint) -> None:
+        """Add a route; a path may hold `{name}` and `{name:path}`. Raises `ValueError` when it is taken."""
+        methods = self._by_path.setdefault(path, {})
+        if method in methods:
+            raise ValueError(f"two endpoints answer {method} {path}")
+        if not methods:
+            if "{" in path:
+                self._patterns.append((compile_path(path)[0], methods))
+            else:
+                self._exact[path] = methods
+        methods[method] = endpoint
+
+    def find(self, method: str, path: str) -> Match:
+        """Return who answers. Raises `NotFound`, or `MethodNotAllowed` with the methods that there are."""
+        methods = self._exact.get(path)
+        params: dict[str, str] = {}
+        if methods is None:
+            for pattern, candidates in self._patterns:
+                matched = pattern.match(path)
+                if matched:
+                    methods, params = candidates, matched.groupdict()
+                    break
+            else:
+                raise NotFound(f"there is no route {path[:200]!r}; /docs lists all")
+        endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if endpoint is None:
+            allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+            raise MethodNotAllowed(f"{method} is not answered here; {allowed} is", allow=allowed)
+        return Match(endpoint, params)

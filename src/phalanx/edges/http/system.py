@@ -1,0 +1,138 @@
+"""Routes outside the table: probes, the worker's facts, OpenAPI and the reference page. They need no credential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import Struct
+
+import phalanx
+from phalanx.contract.text import MAX_TEXTS
+from phalanx.edges.http.exchange import Exchange
+from phalanx.edges.http.routes import Answer, Endpoint
+from phalanx.errors import PhalanxError, Unavailable
+from phalanx.services.health import HealthService
+from phalanx.services.models import ModelRegistry
+
+HTML = "text/html; charset=utf-8"
+CSP = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+class ProbeAnswer(Struct, frozen=True):
+    """What a probe says: `ok`, or `unavailable` with the reasons."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+
+
+class ModelType(Struct, frozen=True):
+    """TEI's nesting of the pooling."""
+
+    embedding: dict[str, str]
+
+
+class Info(Struct, frozen=True, kw_only=True):
+    """The worker's facts under the names of two systems: `worker_id` and `status` of one, the rest of TEI."""
+
+    worker_id: str
+    device: str
+    status: str
+    model_id: str
+    model_sha: str
+    model_dtype: str
+    model_type: ModelType
+    max_input_length: int
+    max_batch_tokens: int
+    max_client_batch_size: int
+    max_concurrent_requests: int
+    embedding_dim: int
+    auto_truncate: bool
+    version: str
+
+
+class Documents(NamedTuple):
+    """The generated documents, as bytes."""
+
+    openapi: bytes
+    reference: bytes
+
+
+class SystemEndpoints:
+    """Answers the system routes."""
+
+    def __init__(
+        self,
+        health: HealthService,
+        registry: ModelRegistry,
+        *,
+        documents: Callable[[], Documents],
+        is_loop_turning: Callable[[], bool],
+        max_concurrent: int,
+        max_batch_tokens: int,
+    ) -> None:
+        self._health = health
+        self._registry = registry
+        self._documents = documents
+        self._is_loop_turning = is_loop_turning
+        self._max_concurrent = max_concurrent
+        self._max_batch_tokens = max_batch_tokens
+
+    def endpoints(self) -> list[tuple[str, str, Endpoint]]:
+        """Return method, path and endpoint of every system route."""
+        table: list[tuple[str, Answer]] = [
+            ("/", self.index), ("/health", self.health), ("/api/health", self.health), ("/livez", self.livez),
+            ("/readyz", self.readyz), ("/readiness", self.readyz), ("/startupz", self.startupz), ("/info", self.info),
+            ("/openapi.json", self.openapi), ("/docs", self.reference),
+        ]  # fmt: skip
+        return [("GET", path, Endpoint(path, answer)) for path, answer in table]
+
+    async def index(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """Lead to the reference page."""
+        await exchange.respond(307, b"", extra=[(b"location", b"/docs")])
+
+    async def health(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """200 healthy or degraded, 503 unhealthy."""
+        health = await self._health.health()
+        await exchange.respond_json(503 if health.status == "unhealthy" else 200, health)
+
+    async def livez(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """200 while the event loop turns; no dependency is asked."""
+        await self._probe(exchange, () if self._is_loop_turning() else ("the event loop is late",))
+
+    async def readyz(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """200 when the worker can serve now."""
+        await self._probe(exchange, tuple(await self._health.readiness()))
+
+    async def startupz(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """200 once every model has answered."""
+        await self._probe(exchange, () if self._health.is_warm() else ("models are warming up",))
+
+    async def info(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """Show the default model and the worker."""
+        ready = not await self._health.readiness()
+        try:
+            model = self._registry.text(None).model
+        except PhalanxError as error:
+            raise Unavailable(error.detail) from None
+        spec = model.spec
+        await exchange.respond_json(200, Info(
+            worker_id=self._health.worker_id, device=model.backend.device_name, status="ready" if ready else "not ready",
+            model_id=spec.name, model_sha=spec.sha256, model_dtype=model.backend.precision,
+            model_type=ModelType({"pooling": spec.pooling}), max_input_length=spec.max_tokens,
+            max_batch_tokens=self._max_batch_tokens, max_client_batch_size=MAX_TEXTS,
+            max_concurrent_requests=self._max_concurrent, embedding_dim=spec.dimensions, auto_truncate=True,
+            version=phalanx.__version__,
+        ))  # fmt: skip
+
+    async def openapi(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """OpenAPI 3.1 of every route."""
+        await exchange.respond(200, self._documents().openapi)
+
+    async def reference(self, exchange: Exchange, params: dict[str, str]) -> None:
+        """Show the reference page; it loads nothing."""
+        await exchange.respond(200, self._documents().reference, HTML, [(b"content-security-policy", CSP)])
+
+    async def _probe(self, exchange: Exchange, reasons: tuple[str, ...]) -> None:
+        answer = ProbeAnswer("unavailable" if reasons else "ok", reasons)
+        await exchange.respond_json(503 if reasons else 200, answer, [(b"cache-control", b"no-store")])
