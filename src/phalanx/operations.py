@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Literal, NamedTuple
@@ -21,7 +20,7 @@ import msgspec
 from phalanx.contract import keys, models, status, text
 from phalanx.contract.keys import Scope
 from phalanx.contract.vector import pack_array, unpack_array
-from phalanx.errors import Cancelled, PhalanxError
+from phalanx.errors import Cancelled, Internal, PhalanxError
 from phalanx.ports import IdempotencyStore
 from phalanx.services.gate import Gate
 from phalanx.services.health import HealthService
@@ -31,6 +30,7 @@ from phalanx.services.text import TextService
 from phalanx.services.ticket import Call, Ticket
 
 PLUGIN_GROUP = "phalanx.operations"
+OK = "ok"
 
 
 class Kind(enum.Enum):
@@ -209,39 +209,39 @@ Read = Callable[[], Awaitable[Any]]
 """Reads and decodes the caller's request, bounded; for a client stream it returns an async iterator of requests."""
 
 
-async def call(entrance: Entrance, operation: Operation, call: Call, read: Read) -> Any:
-    """Let one call in, run it, bill it. Returns the response, or an async iterator of responses for a stream.
+async def call(entrance: Entrance, operation: Operation, inbound: Call, read: Read) -> Any:
+    """Let one call in, run it, bill it. Returns the response, or a `Stream` of responses.
 
     The body is read only once the caller is known and within its rate. The ticket of a stream stays open until the
-    iterator ends or is closed (`aclose`); whoever gets it must do one or the other.
+    stream ends or is closed; whoever gets one must do one or the other.
     """
-    caller = await entrance.gate.admit(call, operation.scope)
-    call.request = await read()
+    caller = await entrance.gate.admit(inbound, operation.scope)
+    inbound.request = await read()
     if operation.kind is not Kind.UNARY:
-        await _reserve(entrance, operation, call)
-        return _stream(entrance, operation, call)
-    if call.idempotency_key is None:
-        await _reserve(entrance, operation, call)
-        return await _unary(entrance, operation, call)
-    key = f"{caller.subject}:{operation.name}:{call.idempotency_key}"
-    stored = await entrance.idempotency.begin(key, _fingerprint(call.request))
+        await _reserve(entrance, operation, inbound)
+        return Stream(entrance, operation, inbound)
+    if inbound.idempotency_key is None:
+        await _reserve(entrance, operation, inbound)
+        return await _unary(entrance, operation, inbound)
+    key = f"{caller.subject}:{operation.name}:{inbound.idempotency_key}"
+    stored = await entrance.idempotency.begin(key, _fingerprint(inbound.request))
     if stored is not None:
-        call.replayed = True
+        inbound.replayed = True
         return msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
     answer = None
     try:
-        await _reserve(entrance, operation, call)
-        response = await _unary(entrance, operation, call)
+        await _reserve(entrance, operation, inbound)
+        response = await _unary(entrance, operation, inbound)
         answer = msgspec.msgpack.encode(response, enc_hook=pack_array)
     finally:
         await entrance.idempotency.finish(key, answer)
     return response
 
 
-async def _reserve(entrance: Entrance, operation: Operation, call: Call) -> None:
-    assert call.caller is not None
-    call.ticket = await entrance.gate.reserve(
-        call.caller,
+async def _reserve(entrance: Entrance, operation: Operation, inbound: Call) -> None:
+    assert inbound.caller is not None
+    inbound.ticket = await entrance.gate.reserve(
+        inbound.caller,
         operation=operation.name,
         unit=operation.unit,
         computed=operation.computed,
@@ -249,41 +249,60 @@ async def _reserve(entrance: Entrance, operation: Operation, call: Call) -> None
     )
 
 
-async def _unary(entrance: Entrance, operation: Operation, call: Call) -> Any:
-    assert call.ticket is not None
-    status = "internal"
+async def _unary(entrance: Entrance, operation: Operation, inbound: Call) -> Any:
+    assert inbound.ticket is not None
+    status = Internal.row.code
     try:
-        response = await operation.run(entrance.services, call.ticket, call.request)
-        status = "ok"
+        response = await operation.run(entrance.services, inbound.ticket, inbound.request)
+        status = OK
         return response
-    except PhalanxError as error:
-        status = error.code
-        raise
-    except asyncio.CancelledError:
-        status = Cancelled.row.code
+    except BaseException as error:
+        status = _status_of(error)
         raise
     finally:
-        await entrance.gate.settle(call.ticket, status=status, computed=operation.computed)
+        await entrance.gate.settle(inbound.ticket, status=status, computed=operation.computed)
 
 
-async def _stream(entrance: Entrance, operation: Operation, call: Call) -> AsyncIterator[Any]:
-    assert call.ticket is not None
-    status = Cancelled.row.code
-    try:
-        async with aclosing(operation.run(entrance.services, call.ticket, call.request)) as answers:
-            async for answer in answers:
-                yield answer
-        status = "ok"
-    except PhalanxError as error:
-        status = error.code
-        raise
-    except (GeneratorExit, asyncio.CancelledError):
-        raise
-    except Exception:
-        status = "internal"
-        raise
-    finally:
-        await entrance.gate.settle(call.ticket, status=status, computed=operation.computed)
+class Stream:
+    """The answers of a stream. An async generator would not do: closed before its first step, it runs no `finally`."""
+
+    def __init__(self, entrance: Entrance, operation: Operation, inbound: Call) -> None:
+        assert inbound.ticket is not None
+        self._entrance = entrance
+        self._operation = operation
+        self._ticket: Ticket | None = inbound.ticket
+        self._answers = operation.run(entrance.services, inbound.ticket, inbound.request)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._answers)
+        except StopAsyncIteration:
+            await self._settle(OK)
+            raise
+        except BaseException as error:
+            await self._settle(_status_of(error))
+            raise
+
+    async def aclose(self) -> None:
+        """End the stream; one that has not come to its end counts as cancelled."""
+        try:
+            await self._answers.aclose()
+        finally:
+            await self._settle(Cancelled.row.code)
+
+    async def _settle(self, status: str) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            await self._entrance.gate.settle(ticket, status=status, computed=self._operation.computed)
+
+
+def _status_of(error: BaseException) -> str:
+    if isinstance(error, PhalanxError):
+        return error.code
+    return Cancelled.row.code if isinstance(error, asyncio.CancelledError) else Internal.row.code
 
 
 def _fingerprint(request: msgspec.Struct) -> bytes:
