@@ -27,7 +27,7 @@ import os, sys
 def get_requires_for_build_wheel(config_settings=None):
     return []
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    folder = "inert.dist-info"
+    folder = "{escaped}-{version}.dist-info"
     os.mkdir(os.path.join(metadata_directory, folder))
     with open(os.path.join(metadata_directory, folder, "METADATA"), "w") as file:
         file.write("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
@@ -89,7 +89,10 @@ def _command(source: PypiSource, scratch: Path, options: Sequence[str]) -> list[
         backend = inert / "setuptools" / "build_meta.py"
         backend.parent.mkdir(parents=True)
         backend.with_name("__init__.py").touch()
-        backend.write_text(_INERT_BACKEND.format(name=name, version=version), encoding="utf-8")
+        backend.write_text(
+            _INERT_BACKEND.format(name=name, escaped=name.replace("-", "_"), version=version),
+            encoding="utf-8",
+        )
         selection = ["--no-binary=:all:", "--use-pep517", "--no-build-isolation"]
         variables = [f"PYTHONPATH={inert}"]
     return [
