@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import numpy as np
-import orjson
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from phalanx.contract.vector import render_array
 from phalanx.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from phalanx.operations import Body, Operation
 
@@ -24,14 +24,7 @@ MAX_FORM_FIELDS = 64
 VECTORS_HEADER = struct.Struct("<III")
 
 
-def _array(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        # orjson writes the shortest text that reads back as the same float32: half the bytes of a double.
-        return msgspec.Raw(orjson.dumps(np.ascontiguousarray(value), option=orjson.OPT_SERIALIZE_NUMPY))
-    raise NotImplementedError(f"{type(value).__name__} is no contract type. This is a bug.")
-
-
-encode_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_array).encode
+encode_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=render_array).encode
 """Encode a contract or dialect struct as UTF-8 JSON."""
 
 

@@ -1,0 +1,107 @@
+"""Write the documents that are read off the code: `make docs`. With --check, fail when one is out of date.
+
+docs/settings.md from the settings, docs/errors.md from the table of errors, docs/operations.md from the table of
+operations and the dialects, docs/metrics.md from the table of metrics, docs/openapi.json from all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from phalanx.edges.http.app import DIALECTS
+from phalanx.edges.http.openapi import openapi
+from phalanx.errors import ERRORS
+from phalanx.operations import table
+from phalanx.settings import Settings, reference
+from phalanx.telemetry import METRICS
+
+FOLDER = Path(__file__).parent
+NOTE = "<!-- Written by `make docs`; edit the code instead. -->\n\n"
+
+
+def settings_page() -> str:
+    """Every environment variable."""
+    rows = "".join(f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |\n" for name, default, meaning in reference())
+    return (
+        f"# Settings\n\n{NOTE}Every setting is an environment variable. A value may also come from a file named by "
+        "`<NAME>_FILE`, or from `.env` in the working directory (another file by `ENV_FILE`), below the real "
+        "environment. All problems are reported at once at start; a name one edit from a known one is pointed out.\n\n"
+        f"| Variable | Default | Meaning |\n|---|---|---|\n{rows}"
+    )
+
+
+def errors_page() -> str:
+    """Every error."""
+    retry = {"no": "no", "after": "after `Retry-After`", "yes": "yes"}
+    rows = "".join(
+        f"| `{code}` | {kind.row.http} | {kind.row.grpc} | {retry[kind.row.retry]} | {kind.row.meaning} |\n"
+        for code, kind in ERRORS.items()
+    )
+    return (
+        f"# Errors\n\n{NOTE}One table for all edges. Canonical routes answer with RFC 9457 "
+        "`application/problem+json`; dialects put the same code and sentence into their own envelope.\n\n"
+        f"| Code | HTTP | gRPC | Retry | Meaning |\n|---|---|---|---|---|\n{rows}"
+    )
+
+
+def operations_page() -> str:
+    """Every row and every dialect route."""
+    rows = "".join(
+        f"| `{row.name}` | `{row.http}` | {row.scope or 'any key'} | {row.unit} | {row.kind.value} | {row.cache} | {row.summary} |\n"
+        for row in table(plugins=False).values()
+    )
+    routes = "".join(
+        f"| {dialect.name} | `{route.method} {route.path}` | `{route.operation}` |\n"
+        for dialect in DIALECTS
+        for route in dialect.routes
+    )
+    return (
+        f"# Operations\n\n{NOTE}One row an operation: `src/phalanx/operations.py`. `phalanx call NAME` runs any of "
+        "them without a server.\n\n| Operation | Route | Scope | Unit | Kind | Cache | |\n|---|---|---|---|---|---|---|\n"
+        f"{rows}\n## Dialects\n\nRoutes of other systems around the same rows.\n\n| Dialect | Route | Operation |\n|---|---|---|\n{routes}"
+    )
+
+
+def metrics_page() -> str:
+    """Every metric."""
+    rows = "".join(
+        f"| `{row.name}{'_total' if row.kind.__name__ == 'Counter' else ''}` | {row.kind.__name__.lower()} | "
+        f"{', '.join(row.labels)} | {row.meaning} |\n"
+        for row in METRICS
+    )
+    return f"# Metrics\n\n{NOTE}Served on `PROMETHEUS_BIND`.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n{rows}"
+
+
+def openapi_document() -> str:
+    """The OpenAPI document of the worker without plug-ins."""
+    document = openapi(table(plugins=False), DIALECTS, title=Settings().app_name)
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "operations.md": operations_page,
+    "metrics.md": metrics_page,
+    "openapi.json": openapi_document,
+}
+
+
+def main() -> int:
+    """Write or check every page; returns the exit status."""
+    stale = [name for name, page in PAGES.items() if not (FOLDER / name).is_file() or (FOLDER / name).read_text() != page()]
+    if "--check" in sys.argv:
+        for name in stale:
+            print(f"docs/{name} is out of date; run: make docs", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (FOLDER / name).write_text(PAGES[name]())
+        print(f"wrote docs/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The composition root: settings to stores, engines, services, the table. Nothing else constructs an adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+
+from phalanx.engines.runner import BatchFacts, Runner
+from phalanx.engines.text.loading import load_text_model
+from phalanx.engines.text.model import PreparedText, TextModel
+from phalanx.errors import ModelNotFound, PhalanxError
+from phalanx.ids import Uuid7
+from phalanx.models.catalogue import load_catalogue
+from phalanx.models.store import ModelStore
+from phalanx.operations import Entrance, Operation, Services, table
+from phalanx.services.gate import Gate
+from phalanx.services.health import HealthService
+from phalanx.services.keyring import Keyring
+from phalanx.services.keys import KeyService
+from phalanx.services.models import ModelRegistry, ModelService, ServedText
+from phalanx.services.text import TextService
+from phalanx.services.tiers import tier_policies
+from phalanx.settings import Settings
+from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.clock import SystemClock
+from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
+from phalanx.stores.memory.limiter import MemoryRateLimiter
+from phalanx.stores.memory.quota import MemoryQuotaStore
+from phalanx.stores.sql.database import migrate, open_database
+from phalanx.stores.sql.journal import JournaledUsageLog
+from phalanx.stores.sql.keys import SqlKeyStore
+from phalanx.stores.sql.usage import SqlUsageLog
+from phalanx.telemetry import Log, Metrics
+
+TOKEN_BUDGET = 1024
+MAX_WAITING_TOKENS = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A worker's parts, open. `load_models` is apart, since probes are answered while models load."""
+
+    settings: Settings
+    entrance: Entrance
+    operations: dict[str, Operation]
+    registry: ModelRegistry
+    health: HealthService
+    metrics: Metrics
+    log: Log
+    closing: AsyncExitStack
+
+    @property
+    def services(self) -> Services:
+        return self.entrance.services
+
+    async def load_models(self) -> None:
+        """Load the text model, warm it, and let the canary sing. What is missing is said by /readyz and by each call."""
+        try:
+            served = await asyncio.to_thread(_load_text, self.settings, self.metrics, self.log)
+        except PhalanxError as error:
+            self.registry.mark_missing(self.registry.default, error.detail)
+            self.log.error("model missing", model=self.registry.default, reason=error.detail)
+            return
+        await served.runner.start()
+        self.closing.push_async_callback(served.runner.stop, self.settings.drain_timeout_secs)
+        self.registry.add(served)
+        await self.health.check(served)
+        backend, spec = served.model.backend, served.model.spec
+        labels = (spec.name, spec.version, backend.device, backend.precision)
+        self.metrics.gauge("phalanx_model_info", *labels).set(1)
+        queue = self.metrics.gauge("phalanx_queue_tokens", spec.name)
+        queue.set_function(lambda: served.runner.stats().waiting_tokens)
+        self.log.info(
+            "model ready", model=spec.name, version=spec.version, device=backend.device_name,
+            engine=backend.name, precision=backend.precision, threads=backend.threads,
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[App]:
+    """Open a worker's parts, and close them in reverse. Migrates the database first."""
+    log = log or structlog.get_logger("phalanx")
+    metrics = Metrics()
+    clock = SystemClock()
+    new_id = Uuid7(clock)
+    async with AsyncExitStack() as closing:
+        await asyncio.to_thread(migrate, settings.database)
+        database = open_database(settings.database)
+        closing.push_async_callback(database.close)
+        keys = SqlKeyStore(database)
+        usage = JournaledUsageLog(SqlUsageLog(database), settings.data_dir / "usage", log=log)
+        await usage.open()
+        closing.push_async_callback(usage.close)
+        quotas = MemoryQuotaStore(clock)
+        await _count_month(quotas, usage, clock)
+        gate = Gate(
+            keyring=Keyring(keys, clock), limiter=MemoryRateLimiter(clock), quotas=quotas, usage=usage,
+            tiers=tier_policies(settings), clock=clock, new_id=new_id, key_prefix=settings.api_key_prefix,
+            anonymous_scopes=settings.anonymous_scopes, open_to_all=settings.auth == "off",
+            request_timeout_s=settings.request_timeout_ms / 1e3, max_concurrent=settings.max_concurrent_requests,
+            max_streams=settings.max_streams,
+        )  # fmt: skip
+        registry = ModelRegistry(settings.model_name)
+        registry.mark_missing(settings.model_name, "it is loading")
+        health = HealthService(
+            registry, {"database": keys.ping}, clock=clock, git_sha=settings.git_sha,
+            permits=lambda: (gate.calls.taken, gate.streams.taken),
+        )  # fmt: skip
+        services = Services(
+            text=_text_service(settings, registry, metrics),
+            models=ModelService(registry, is_ready=health.is_model_ready),
+            keys=KeyService(keys, clock=clock, prefix=settings.api_key_prefix, new_id=new_id),
+            health=health,
+        )
+        metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
+        entrance = Entrance(gate, services, MemoryIdempotencyStore(clock))
+        yield App(settings, entrance, table(), registry, health, metrics, log, closing)
+
+
+def open_store(settings: Settings) -> ModelStore:
+    """Return the model store that the settings name."""
+    return ModelStore(settings.models_dir, catalogue=load_catalogue())
+
+
+def _text_service(settings: Settings, registry: ModelRegistry, metrics: Metrics) -> TextService:
+    hits, misses = (metrics.counter("phalanx_cache_lookups", outcome) for outcome in ("hit", "miss"))
+
+    def count(found: int, missing: int) -> None:
+        hits.inc(found)
+        misses.inc(missing)
+
+    cache = MemoryVectorCache(settings.l1_cache_size)
+    return TextService(registry, cache, share_cache=settings.cache_scope == "shared", on_lookup=count)

@@ -1,0 +1,55 @@
+"""The command line: `phalanx --help`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from phalanx import __version__
+from phalanx.cli import call, db, keys, models, serve, setup
+from phalanx.errors import PhalanxError
+from phalanx.settings import SettingsError
+
+app = typer.Typer(
+    name="phalanx",
+    help="A self-hosted inference platform: one worker, run 1 to N times.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
+app.add_typer(db.app, name="db")
+app.command("serve")(serve.serve)
+app.command("init")(setup.init)
+app.command("call")(call.call_operation)
+app.command("settings")(setup.settings)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phalanx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", help="Show the version.", callback=_print_version, is_eager=True),
+) -> None:
+    """Every setting is an environment variable: `phalanx settings` lists them."""
+
+
+def main() -> None:
+    """Run the command line; a failure that is no bug is one plain line, or one a problem, and exit status 1."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except SettingsError as error:
+        for problem in error.problems:
+            console.print(problem, style="red", markup=False)
+        sys.exit(1)
+    except PhalanxError as error:
+        console.print(error.detail, style="red", markup=False)
+        sys.exit(1)

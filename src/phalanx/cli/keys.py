@@ -1,0 +1,89 @@
+"""`phalanx keys`: create, list and revoke API keys."""
+
+from __future__ import annotations
+
+import enum
+import time
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from phalanx.cli.worker import call_here, with_app
+from phalanx.contract.keys import (
+    ALL_SCOPES,
+    DEFAULT_SCOPES,
+    CreateKeyRequest,
+    CreateKeyResponse,
+    KeyView,
+    ListKeysRequest,
+    ListKeysResponse,
+    RevokeKeyRequest,
+)
+
+app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+
+
+class TierName(enum.StrEnum):
+    """The tiers that can be sold."""
+
+    FREE = "free"
+    PRO = "pro"
+    SCALE = "scale"
+
+
+@app.command(epilog="Example: phalanx keys create ann@example.org --tier pro --name laptop --scope text")
+def create(
+    email: str = typer.Argument(help="Whose key it is."),
+    tier: TierName = typer.Option(TierName.FREE, help="What the key may use."),
+    name: str = typer.Option("default", help="A name to know the key by."),
+    scope: list[str] = typer.Option(list(DEFAULT_SCOPES), help=f"May be given several times: {', '.join(ALL_SCOPES)}."),
+    days: int | None = typer.Option(None, min=1, max=3650, help="Days until the key expires; never unless given."),
+    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+) -> None:
+    """Create a key and print it, this once."""
+    fields = {"email": email, "tier": tier.value, "name": name, "scopes": scope, "expires_in_days": days}
+    try:
+        request = msgspec.convert(fields, CreateKeyRequest)
+    except msgspec.ValidationError as error:
+        raise typer.BadParameter(str(error)) from None
+    answer: CreateKeyResponse = with_app(lambda app: call_here(app, app.operations["keys.create"], request))
+    if as_json:
+        typer.echo(msgspec.json.encode(answer).decode())
+        return
+    typer.secho(answer.key, bold=True)
+    typer.echo("Keep it: it is not stored and cannot be shown again.", err=True)
+
+
+@app.command("list", epilog="Example: phalanx keys list --organisation ann@example.org")
+def list_keys(
+    organisation: str | None = typer.Option(None, help="Show the keys of one organisation only."),
+    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+) -> None:
+    """List keys, oldest first."""
+    request = ListKeysRequest(organisation=organisation)
+    answer: ListKeysResponse = with_app(lambda app: call_here(app, app.operations["keys.list"], request))
+    if as_json:
+        typer.echo(msgspec.json.encode(answer.keys).decode())
+        return
+    table = Table("id", "key", "email", "name", "tier", "scopes", "created", "state")
+    for key in answer.keys:
+        made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
+        scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
+        table.add_row(key.id, f"{key.hint}…", key.email, key.name, key.tier, scopes, made, _state(key))
+    Console().print(table)
+
+
+@app.command(epilog="Example: phalanx keys revoke 019a6f0e-5c1b-7000-8000-3f6b1f4e9a11")
+def revoke(key_id: str = typer.Argument(help="The key's id, as `phalanx keys list` shows it.")) -> None:
+    """Revoke a key; running workers refuse it within a second."""
+    request = RevokeKeyRequest(id=key_id)
+    view: KeyView = with_app(lambda app: call_here(app, app.operations["keys.revoke"], request))
+    typer.echo(f"The key {view.hint}… ({view.name}) of {view.email} is revoked.")
+
+
+def _state(key: KeyView) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= time.time() else "active"

@@ -1,0 +1,56 @@
+"""`phalanx init` and `phalanx settings`: what a new installation needs, and what can be set."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from phalanx.app import App
+from phalanx.cli.models import pull_model
+from phalanx.cli.worker import call_here, read_settings, with_app
+from phalanx.contract.keys import ALL_SCOPES, CreateKeyRequest, CreateKeyResponse, ListKeysRequest, ListKeysResponse
+from phalanx.settings import Settings, reference
+
+ADMIN_EMAIL = "admin@localhost"
+
+
+def init() -> None:
+    """Pull the models, make the database and, where there is no key yet, a first admin key. Safe to repeat."""
+    settings = read_settings()
+    if settings.model_path is None:
+        pull_model(settings, settings.model_name)
+    text = with_app(_first_key)
+    if text is None:
+        typer.echo("Models, database and keys are in place.")
+        return
+    typer.echo("\nYour admin key (tier scale), shown this once:\n")
+    typer.secho(f"    {text}", bold=True)
+    typer.echo("\nWhen the worker is up, try:\n")
+    typer.echo(f"    {_curl(settings, text)}\n")
+
+
+def settings() -> None:
+    """List every setting: its environment variable, default and meaning."""
+    table = Table("variable", "default", "meaning")
+    for row in reference():
+        table.add_row(*row)
+    Console().print(table)
+
+
+async def _first_key(app: App) -> str | None:
+    found: ListKeysResponse = await call_here(app, app.operations["keys.list"], ListKeysRequest())
+    if found.keys:
+        return None
+    request = CreateKeyRequest(email=ADMIN_EMAIL, name="first", tier="scale", scopes=ALL_SCOPES)
+    made: CreateKeyResponse = await call_here(app, app.operations["keys.create"], request)
+    return made.key
+
+
+def _curl(settings: Settings, key: str) -> str:
+    host = "127.0.0.1" if settings.app_host in ("0.0.0.0", "::") else settings.app_host  # noqa: S104
+    url = settings.app_public_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return (
+        f"curl {url}/v1/embed -H 'Authorization: Bearer {key}' "
+        "-H 'Content-Type: application/json' -d '{\"text\": \"Hello world\"}'"
+    )

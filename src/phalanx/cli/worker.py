@@ -1,0 +1,51 @@
+"""What commands share: settings with their remarks, and a worker's parts in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import typer
+import uvloop
+
+from phalanx.app import App, build
+from phalanx.operations import Operation, call
+from phalanx.services.ticket import Call, Credential
+from phalanx.settings import Settings, load, log_format
+from phalanx.telemetry import configure_logs
+
+T = TypeVar("T")
+
+
+def read_settings() -> Settings:
+    """Return the settings; say on stderr what is odd about the environment. Raises `SettingsError`."""
+    loaded = load()
+    for remark in loaded.remarks:
+        typer.secho(remark, fg="yellow", err=True)
+    return loaded.settings
+
+
+def with_app(work: Callable[[App], Awaitable[T]], *, models: bool = False) -> T:
+    """Build the worker's parts from the environment, run `work` on them, close them."""
+    settings = read_settings()
+    configure_logs(level="warning" if settings.log_level == "info" else settings.log_level, style=log_format(settings))
+
+    async def run() -> T:
+        async with build(settings) as app:
+            if models:
+                await app.load_models()
+            return await work(app)
+
+    return uvloop.run(run())
+
+
+async def call_here(app: App, operation: Operation, request: Any) -> Any:
+    """Call a row as the operator of this machine."""
+
+    async def read() -> Any:
+        await asyncio.sleep(0)
+        return request
+
+    return await call(app.entrance, operation, Call(Credential("operator"), secrets.token_hex(16)), read)

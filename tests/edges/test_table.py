@@ -1,0 +1,197 @@
+"""Every row of the table, plug-ins' too, over its canonical route: the same rules for all."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phalanx.operations import Body, Kind, Operation, index, table
+
+ROWS = table()
+WITH_EXAMPLE = [row for row in ROWS.values() if row.examples]
+WITH_JSON = [row for row in ROWS.values() if Body.JSON in row.bodies]
+
+
+def names(rows: list[Operation]) -> list[str]:
+    return [row.name for row in rows]
+
+
+def send(worker: Any, row: Operation, example: dict[str, Any], **rest: Any) -> Any:
+    """Send an example request to a row's route, path fields in the path, a client stream as lines."""
+    path, fields = row.path, dict(example)
+    for name in list(fields):
+        for form in (f"{{{name}}}", f"{{{name}:path}}"):
+            if form in path:
+                path = path.replace(form, str(fields.pop(name)))
+    if row.bodies == (Body.NONE,):
+        return worker.request(row.method, path, **rest)
+    if row.kind is Kind.CLIENT_STREAM:
+        headers = {"content-type": "application/x-ndjson", **rest.pop("headers", {})}
+        lines = b"".join(json.dumps(one).encode() + b"\n" for one in row.examples)
+        return worker.request(row.method, path, body=lines, headers=headers, **rest)
+    return worker.request(row.method, path, json_body=fields, **rest)
+
+
+@pytest.mark.parametrize("row", WITH_EXAMPLE, ids=names(WITH_EXAMPLE))
+def test_examples_work_and_are_billed_once(worker: Any, row: Operation) -> None:
+    """Each example answers 200 and leaves exactly one event."""
+    for number, example in enumerate(row.examples[: 1 if row.kind is Kind.CLIENT_STREAM else None]):
+        organisation = f"{row.name}{number}@example.org"
+        answer = send(worker, row, example, key=worker.key(email=organisation))
+        assert answer.status == 200, answer.body
+        totals = worker.totals(organisation)
+        assert (totals.requests, totals.errors) == (1, 0)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_a_stranger_is_refused_before_the_body_is_read(worker: Any, row: Operation) -> None:
+    """No credential: 401, although the body is rubbish."""
+    answer = worker.request(row.method, row.path.replace("{id:path}", "x").replace("{id}", "x"), body=b"{rubbish", key=None)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("row", [r for r in WITH_EXAMPLE if r.scope], ids=[r.name for r in WITH_EXAMPLE if r.scope])
+def test_a_key_without_the_scope_is_refused(worker: Any, row: Operation) -> None:
+    """403 that names the scope."""
+    other = "usage" if row.scope != "usage" else "text"
+    answer = send(worker, row, row.examples[0], key=worker.key(scopes=(other,), email="narrow@example.org"))
+    assert answer.status == 403
+    assert repr(row.scope) in answer.json["detail"]
+
+
+@pytest.mark.parametrize("row", WITH_JSON, ids=names(WITH_JSON))
+def test_an_unknown_field_is_named(worker: Any, row: Operation) -> None:
+    """Canonical requests are strict."""
+    if row.kind is Kind.CLIENT_STREAM:
+        pytest.skip("a stream's messages are read after its head is sent; see test_streams")
+    answer = worker.request(row.method, row.path, json_body={**row.examples[0], "colour": "red"})
+    assert answer.status == 400
+    assert answer.json["code"] == "invalid_request"
+    assert answer.json["param"] == "colour"
+
+
+@pytest.mark.parametrize("row", WITH_JSON, ids=names(WITH_JSON))
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nul", b"\xff\xfe", b"[" * 10_000, b'{"a":' * 10_000])
+def test_a_body_that_is_no_request_is_refused(worker: Any, row: Operation, body: bytes) -> None:
+    """Truncated, wrong type, not UTF-8, nested ten thousand deep: 400, and the worker goes on."""
+    if row.kind is Kind.CLIENT_STREAM:
+        pytest.skip("see test_streams")
+    answer = worker.request(row.method, row.path, body=body)
+    assert answer.status == 400, answer.body
+    assert answer.json["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("row", WITH_JSON, ids=names(WITH_JSON))
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_another_content_type_is_refused(worker: Any, row: Operation, kind: str) -> None:
+    """415 that says what to send."""
+    answer = worker.request(row.method, row.path, body=b"{}", headers={"content-type": kind})
+    assert answer.status == 415
+    assert "send" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_another_method_is_refused(worker: Any, row: Operation) -> None:
+    """405 with the methods that there are."""
+    answer = worker.request("PUT", row.path.replace("{id:path}", "x").replace("{id}", "x"), body=b"{}")
+    assert answer.status == 405
+    assert row.method in answer.headers["allow"]
+
+
+@pytest.mark.parametrize("row", WITH_JSON, ids=names(WITH_JSON))
+def test_a_body_over_the_limit_is_refused_by_its_length(worker: Any, row: Operation) -> None:
+    """413 with both numbers, and the connection is closed rather than the body read."""
+    if row.kind is Kind.CLIENT_STREAM:
+        pytest.skip("a stream has no length")
+    answer = worker.request(row.method, row.path, body=b"{}", headers={"content-length": "99999999"})
+    assert answer.status == 413
+    assert "99999999" in answer.json["detail"]
+    assert "10485760" in answer.json["detail"]
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_chunked_body_over_the_limit_is_refused(worker: Any) -> None:
+    """A body without a length is counted as it comes."""
+    answer = worker.request("POST", "/v1/text/embed", body=[b"x" * 2**20] * 11, headers={"transfer-encoding": "chunked"})
+    assert answer.status == 413
+
+
+def test_every_answer_carries_id_and_timing(worker: Any) -> None:
+    """The caller's own request id comes back; the timing has three parts."""
+    answer = worker.post("/v1/text/embed", {"texts": ["a"]}, headers={"x-request-id": "abc-123"})
+    assert answer.headers["x-request-id"] == "abc-123"
+    assert [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")] == ["queue", "engine", "total"]
+    assert answer.headers["x-model"] == "all-MiniLM-L6-v2"
+    assert answer.headers["x-model-version"]
+
+
+@pytest.mark.parametrize("unsafe", ["a b", "x" * 129, "a\tb", "é"])
+def test_an_unsafe_request_id_is_replaced(worker: Any, unsafe: str) -> None:
+    """What could break a log line does not get into it."""
+    answer = worker.get("/v1/models", headers={"x-request-id": unsafe})
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_an_unknown_route_is_a_problem(worker: Any) -> None:
+    """404 in the canonical envelope."""
+    answer = worker.get("/v1/nothing")
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(answer.json) == {"type", "title", "status", "detail", "code", "request_id"}
+
+
+def test_models_can_be_revalidated(worker: Any) -> None:
+    """The ETag brings 304."""
+    first = worker.get("/v1/models")
+    again = worker.get("/v1/models", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+
+
+def test_two_rows_may_not_share_a_name_or_a_route() -> None:
+    """A plug-in cannot shadow a row."""
+    row = ROWS["text.embed"]
+    with pytest.raises(ValueError, match="two operations are called 'text.embed'"):
+        index([row, row])
+
+
+def test_an_image_may_be_the_raw_body(worker: Any) -> None:
+    """Other fields come from the query."""
+    answer = worker.post("/v1/example/digest?note=hi", body=b"\x89PNG", headers={"content-type": "image/png"})
+    assert (answer.status, answer.json["size_bytes"], answer.json["note"]) == (200, 4, "hi")
+
+
+def test_an_image_may_be_a_form(worker: Any) -> None:
+    """The file is the image, other parts are fields."""
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhi\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n\x89PNG\r\n--b--\r\n'
+    )
+    answer = worker.post("/v1/example/digest", body=form, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert (answer.status, answer.json["size_bytes"], answer.json["note"]) == (200, 4, "hi")
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=c"])
+def test_a_broken_form_is_refused(worker: Any, kind: str) -> None:
+    """No boundary, or another one."""
+    assert worker.post("/v1/example/digest", body=b"--b\r\nrubbish", headers={"content-type": kind}).status == 400
+
+
+def test_vectors_may_be_binary(worker: Any) -> None:
+    """Header and float32 rows in, float32 out."""
+    left, right = np.eye(2, 3, dtype="<f4"), np.arange(9, dtype="<f4").reshape(3, 3)
+    body = struct.pack("<III", 2, 3, 3) + left.tobytes() + right.tobytes()
+    answer = worker.post("/v1/example/dot", body=body, headers={"content-type": "application/octet-stream"})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert np.array_equal(np.frombuffer(answer.body, "<f4").reshape(2, 3), left @ right.T)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x01\x00", struct.pack("<III", 1, 1, 4), struct.pack("<III", 2**32 - 1, 2**32 - 1, 2**32 - 1)])
+def test_broken_binary_vectors_are_refused(worker: Any, body: bytes) -> None:
+    """Too short, or a header that promises more than there is."""
+    answer = worker.post("/v1/example/dot", body=body, headers={"content-type": "application/octet-stream"})
+    assert answer.status == 400

@@ -1,0 +1,134 @@
+"""Settings: every problem at once, files, .env, misspellings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phalanx.settings import Secret, SettingsError, load, reference, variables
+
+
+def problems(environ: dict[str, str], folder: Path) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(environ, folder=folder)
+    return caught.value.problems
+
+
+def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
+    """An empty environment is a working one."""
+    settings = load({}, folder=tmp_path).settings
+    assert (settings.port, settings.app_host, settings.model_name) == (8000, "127.0.0.1", "all-MiniLM-L6-v2")
+    assert settings.database.startswith("sqlite:///")
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """Three wrong values are three sentences, each naming its variable."""
+    found = problems({"PORT": "eighty", "AUTH": "maybe", "L1_CACHE_SIZE": "-1"}, tmp_path)
+    assert [sentence.split(":")[0] for sentence in found] == ["PORT", "AUTH", "L1_CACHE_SIZE"]
+    assert "'eighty' is not a whole number from 0 to 65535" in found[0]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "example.org"])
+def test_open_doors_are_refused_off_loopback(tmp_path: Path, host: str) -> None:
+    """AUTH=off needs an address that other machines cannot reach."""
+    assert "AUTH=off is accepted on a loopback address only" in problems({"AUTH": "off", "APP_HOST": host}, tmp_path)[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_open_doors_are_allowed_on_loopback(tmp_path: Path, host: str) -> None:
+    """All of 127/8 and ::1 are loopback."""
+    assert load({"AUTH": "off", "APP_HOST": host}, folder=tmp_path).settings.auth == "off"
+
+
+def test_production_refuses_open_doors(tmp_path: Path) -> None:
+    """Not even on loopback."""
+    assert "production" in problems({"AUTH": "off", "APP_ENV": "production"}, tmp_path)[0]
+
+
+def test_a_value_may_come_from_a_file(tmp_path: Path) -> None:
+    """NAME_FILE is read and stripped."""
+    (tmp_path / "token").write_text("hf_secret\n")
+    assert load({"HF_TOKEN_FILE": str(tmp_path / "token")}, folder=tmp_path).settings.hf_token == "hf_secret"
+
+
+def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
+    """The sentence names the variable and the file."""
+    assert "HF_TOKEN_FILE" in problems({"HF_TOKEN_FILE": str(tmp_path / "none")}, tmp_path)[0]
+
+
+def test_dotenv_is_read_below_the_environment(tmp_path: Path) -> None:
+    """What is really set wins."""
+    (tmp_path / ".env").write_text('PORT=9001\nAPP_NAME="From file"\n')
+    settings = load({"PORT": "9002"}, folder=tmp_path).settings
+    assert (settings.port, settings.app_name) == (9002, "From file")
+
+
+def test_env_file_must_exist(tmp_path: Path) -> None:
+    """A named file that is not there is no default."""
+    assert "ENV_FILE" in problems({"ENV_FILE": str(tmp_path / "nowhere")}, tmp_path)[0]
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("MODEL_NAM", "MODEL_NAME"), ("DATABSE_URL", "DATABASE_URL"), ("PROT", "PORT")])
+def test_a_name_one_edit_away_is_pointed_out(tmp_path: Path, wrong: str, right: str) -> None:
+    """A dropped, a missing and two swapped letters."""
+    assert load({wrong: "1"}, folder=tmp_path).remarks == [f"{wrong} is not a setting; did you mean {right}?"]
+
+
+def test_a_name_of_a_later_version_is_pointed_out(tmp_path: Path) -> None:
+    """REDIS_URL does nothing yet, and says so."""
+    assert "REDIS_URL is set, but" in load({"REDIS_URL": "redis://localhost"}, folder=tmp_path).remarks[0]
+
+
+def test_an_unrelated_name_is_left_alone(tmp_path: Path) -> None:
+    """Environments are full of other programs' names."""
+    assert load({"EDITOR": "vi", "LANG": "C"}, folder=tmp_path).remarks == []
+
+
+def test_an_alias_is_read(tmp_path: Path) -> None:
+    """APP_PORT is PORT."""
+    assert load({"APP_PORT": "8123"}, folder=tmp_path).settings.port == 8123
+
+
+@pytest.mark.parametrize(("filter_", "level"), [("info,api=debug", "info"), ("warn", "warn"), ("api=trace", "info")])
+def test_rust_log_sets_the_level(tmp_path: Path, filter_: str, level: str) -> None:
+    """A Rust log filter's own level counts, not its targets'."""
+    assert load({"RUST_LOG": filter_}, folder=tmp_path).settings.log_level == level
+
+
+def test_log_level_wins_over_rust_log(tmp_path: Path) -> None:
+    """The platform's own name comes first."""
+    assert load({"RUST_LOG": "debug", "LOG_LEVEL": "error"}, folder=tmp_path).settings.log_level == "error"
+
+
+def test_secrets_do_not_show_themselves(tmp_path: Path) -> None:
+    """Neither in a repr of the settings nor in a problem."""
+    settings = load({"HF_TOKEN": "hf_secret", "DATABASE_URL": "sqlite:///x.db"}, folder=tmp_path).settings
+    assert "hf_secret" not in repr(settings)
+    assert "x.db" not in repr(settings)
+    assert repr(Secret("a")) == "'[REDACTED]'"
+
+
+def test_paid_stores_of_later_versions_are_refused(tmp_path: Path) -> None:
+    """A database that would not be used is a problem, not a surprise."""
+    assert "SQLite" in problems({"DATABASE_URL": "postgres://localhost/x"}, tmp_path)[0]
+
+
+def test_every_variable_is_documented() -> None:
+    """The reference has a sentence for each."""
+    rows = reference()
+    assert len(rows) == len(variables())
+    assert all(meaning for _, _, meaning in rows)
+    assert len({name for name, _, _ in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("raw", ["fe", "_", "a-b_", "x" * 20 + "_"])
+def test_key_prefixes_are_checked(tmp_path: Path, raw: str) -> None:
+    """Letters, digits and one underscore at the end."""
+    assert "API_KEY_PREFIX" in problems({"API_KEY_PREFIX": raw}, tmp_path)[0]
+
+
+def test_tls_files_go_together(tmp_path: Path) -> None:
+    """A certificate without its key cannot serve."""
+    (tmp_path / "cert.pem").write_text("")
+    assert "go together" in problems({"TLS_CERT_FILE": str(tmp_path / "cert.pem")}, tmp_path)[0]
