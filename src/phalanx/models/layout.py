@@ -27,7 +27,7 @@ from phalanx.models.progress import Progress
 MANIFEST = "manifest.json"
 POINTER = "active.json"
 
-VersionName = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}(-[a-z0-9][a-z0-9.]{0,30})?$")]
+VersionName = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}(-[a-z0-9][a-z0-9.]{0,30})?\Z")]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -14,11 +14,12 @@ from phalanx.errors import UpstreamFailed
 
 CHUNK_BYTES = 1 << 18
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 FileName = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(?!manifest\.json$)[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*(?<!\.part)(?<!\.etag)$",
+        pattern=r"^(?!manifest\.json\Z)[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*"
+        r"(?<!\.part)(?<!\.etag)\Z",
         max_length=200,
     ),
 ]

@@ -101,8 +101,8 @@ class ModelStore:
         return None if damaged or manifest.files != entry.files else manifest
 
     def _publish(self, manifest: Manifest, workspace: Path, progress: Progress) -> Manifest:
-        converters = self._converters
-        if converters is None:
+        converters = self._converters or {}
+        if self._converters is None and manifest.conversion:
             # Converters bring the onnx library along, which a worker that only serves never needs.
             from phalanx.models.conversion import CONVERTERS
 

