@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +22,12 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from phalanx.errors import InvalidRequest, PhalanxError
-from phalanx.models.catalogue import Entry
+from phalanx.models.catalogue import Entry, Source
 from phalanx.models.progress import Progress
 from phalanx.models.sources import Access, parse_source
 from phalanx.models.store import ModelStore
 from phalanx.models.version import Installed, Version
+from phalanx.settings import Settings, load
 
 app = typer.Typer(
     name="models",
@@ -43,42 +43,55 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """What the root command knows of the store: its folder, and how sources are reached."""
+    """Where the store is, and how its sources are reached."""
 
-    root: Path | None = None
-    access: Access = field(default_factory=Access)
+    root: Path
+    access: Access
+
+    @classmethod
+    def of(cls, settings: Settings) -> StoreOptions:
+        """Return what the settings say."""
+        access = Access(hub_endpoint=settings.hf_endpoint, hub_token=settings.hf_token or None)
+        return cls(settings.models_dir, access)
+
+    def open(self) -> ModelStore:
+        """Return the store."""
+        return ModelStore(self.root, access=self.access)
 
 
 def open_store(context: typer.Context) -> ModelStore:
-    """Open the store of `context.obj`: a `StoreOptions` or a folder. Raises `InvalidRequest` for neither."""
-    options = context.obj if isinstance(context.obj, StoreOptions) else StoreOptions(context.obj)
-    if options.root is None:
-        raise InvalidRequest("no model folder is set; give --model-dir DIR or set MODEL_DIR")
-    return ModelStore(options.root, access=options.access)
+    """Open the store of the `StoreOptions` in `context.obj`, else of the settings. Raises `SettingsError`."""
+    options = context.obj or StoreOptions.of(load().settings)
+    assert isinstance(options, StoreOptions), "the root command sets a StoreOptions or nothing"
+    return options.open()
+
+
+def pull_model(settings: Settings, name: str) -> Version:
+    """Pull a model as `phalanx models pull` does, licence and progress on standard error."""
+    return _pull(StoreOptions.of(settings).open(), name)
 
 
 @app.callback()
 def choose_folder(
     context: typer.Context,
     model_dir: Annotated[
-        Path | None, typer.Option("--model-dir", help="Folder of the models [MODEL_DIR].", file_okay=False)
+        Path | None,
+        typer.Option(help="Folder of the models, for MODEL_DIR.", file_okay=False),
     ] = None,
 ) -> None:
     """Replace the store's folder by `--model-dir`."""
     if model_dir is not None:
-        access = context.obj.access if isinstance(context.obj, StoreOptions) else Access()
-        context.obj = StoreOptions(model_dir, access)
+        context.obj = replace(context.obj or StoreOptions.of(load().settings), root=model_dir)
 
 
 @app.command("list", epilog="Example: phalanx models list --json")
 def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the catalogue, what of it is here, and which version is active."""
-    with plain_errors():
-        models = open_store(context).models()
-        if as_json:
-            _print_json([_as_json(model) for model in models])
-        else:
-            Console().print(_table(models))
+    models = open_store(context).models()
+    if as_json:
+        _print_json([_as_json(model) for model in models])
+    else:
+        Console().print(_table(models))
 
 
 @app.command(
@@ -93,15 +106,9 @@ def pull(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Begin from nothing, even if it is here.")] = False,
 ) -> None:
-    """Bring a model here, verified; go on with an interrupted pull. Nothing is fetched when it is here already."""
-    with plain_errors():
-        store = open_store(context)
-        entry = store.catalogue.get(name)
-        chosen = parse_source(source) if source else None
-        with listening() as progress:
-            progress.note(_licence(entry))
-            version = store.pull(name, progress=progress, force=force, source=chosen)
-        Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
+    """Bring a model here, verified, going on with what was interrupted. Fetches nothing when it is here."""
+    version = _pull(open_store(context), name, force=force, source=parse_source(source) if source else None)
+    Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Examples: phalanx models verify · phalanx models verify all-MiniLM-L6-v2")
@@ -112,36 +119,30 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every file again and compare it with its pin; exit with 1 when one differs."""
-    with plain_errors():
-        store = open_store(context)
-        names = [name] if name else [model.name for model in store.models() if model.versions]
-        reports = [(one, report) for one in names for report in store.verify(one, version)]
-        if as_json:
-            _print_json(
-                [
-                    {"name": one, "version": r.version, "file": r.file, "problem": r.problem}
-                    for one, r in reports
-                ]
-            )
-        for one, report in [] if as_json else reports:
-            line = f"{one} {report.version} {report.file} {report.problem or 'ok'}"
-            Console().print(line, style="red" if report.problem else None, highlight=False, soft_wrap=True)
-        if any(report.problem for _, report in reports):
-            raise typer.Exit(1)
+    store = open_store(context)
+    names = [name] if name else [model.name for model in store.models() if model.versions]
+    reports = [(one, report) for one in names for report in store.verify(one, version)]
+    if as_json:
+        _print_json(
+            [{"name": one, "version": r.version, "file": r.file, "problem": r.problem} for one, r in reports]
+        )
+    for one, report in [] if as_json else reports:
+        line = f"{one} {report.version} {report.file} {report.problem or 'ok'}"
+        Console().print(line, style="red" if report.problem else None, highlight=False, soft_wrap=True)
+    if any(report.problem for _, report in reports):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: phalanx models activate all-MiniLM-L6-v2 53aa51172d14")
 def activate(context: typer.Context, name: Name, version: VersionArgument) -> None:
     """Serve this version, which is verified first. Running workers notice."""
-    with plain_errors():
-        _say_active(open_store(context).activate(name, version))
+    _say_active(open_store(context).activate(name, version))
 
 
 @app.command(epilog="Example: phalanx models rollback all-MiniLM-L6-v2")
 def rollback(context: typer.Context, name: Name) -> None:
     """Serve what was active before; once more, and it is forward again."""
-    with plain_errors():
-        _say_active(open_store(context).rollback(name))
+    _say_active(open_store(context).rollback(name))
 
 
 @app.command("rm", epilog="Example: phalanx models rm all-MiniLM-L6-v2 53aa51172d14")
@@ -152,9 +153,8 @@ def remove(
     force: Annotated[bool, typer.Option("--force", help="Even if it is active.")] = False,
 ) -> None:
     """Remove a version; the active one only with --force."""
-    with plain_errors():
-        open_store(context).remove(name, version, force=force)
-        Console().print(f"{name} {version} is removed", highlight=False, soft_wrap=True)
+    open_store(context).remove(name, version, force=force)
+    Console().print(f"{name} {version} is removed", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: phalanx models export all-MiniLM-L6-v2 minilm.tar")
@@ -165,7 +165,7 @@ def export(
     version: Annotated[str | None, typer.Option("--version", help="Instead of the active one.")] = None,
 ) -> None:
     """Write a model to one file, for a machine without a network."""
-    with plain_errors(), listening() as progress:
+    with listening() as progress:
         written = open_store(context).export(name, path, version=version, progress=progress)
         Console().print(str(written), highlight=False, soft_wrap=True)
 
@@ -175,23 +175,16 @@ def import_bundle(
     context: typer.Context, path: Annotated[Path, typer.Argument(help="A file that export wrote.")]
 ) -> None:
     """Read a model that `export` wrote; needs no network."""
-    with plain_errors():
-        with listening() as progress:
-            version = open_store(context).import_bundle(path, progress=progress)
-        Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
+    with listening() as progress:
+        version = open_store(context).import_bundle(path, progress=progress)
+    Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn what a user can do something about into one red line and exit code 1."""
-    try:
-        yield
-    except (PhalanxError, OSError) as error:
-        told = error.detail if isinstance(error, PhalanxError) else str(error)
-        Console(stderr=True).print(
-            f"Error: {told}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(1) from error
+def _pull(store: ModelStore, name: str, *, force: bool = False, source: Source | None = None) -> Version:
+    licence = store.catalogue.get(name).licence
+    with listening() as progress:
+        progress.note(f"licence: {licence.spdx} ({licence.url}). {licence.notice}")
+        return store.pull(name, progress=progress, force=force, source=source)
 
 
 @contextmanager
@@ -249,10 +242,6 @@ class _Lines:
         self.note(f"{self._file}: {self._received:,} bytes")
 
 
-def _licence(entry: Entry) -> str:
-    return f"{entry.name}: licence {entry.licence.spdx}, {entry.licence.url}. {entry.licence.notice}"
-
-
 def _say_active(version: Version) -> None:
     Console().print(f"{version.name} {version.version} is active", highlight=False, soft_wrap=True)
 
@@ -288,17 +277,15 @@ def _facts(model: Installed) -> Entry | Version:
 
 
 def _table(models: list[Installed]) -> Table:
-    table = Table("Model", "Task", "Dim", "Licence", "Versions here", "Active", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for header in ("Model", "Task", "Dim", "Licence", "Versions (* active)"):
+        table.add_column(header, overflow="fold")
     for model in models:
-        facts = _facts(model)
-        here = "\n".join(version.version for version in model.versions)
+        facts, active = _facts(model), _weights(model)
+        here = [f"{'*' if one.version in active else ' '} {one.version}" for one in model.versions]
+        dimensions = "" if facts.dimensions is None else str(facts.dimensions)
         table.add_row(
-            model.name,
-            facts.task,
-            str(facts.dimensions or ""),
-            facts.licence.spdx,
-            here or f"none; phalanx models pull {model.name}",
-            "\n".join(_weights(model)),
+            model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled"
         )
     return table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from phalanx.errors import Conflict, NotFound, UnreadableInput
+from phalanx.errors import Conflict, NotFound, Unavailable, UnreadableInput
 from phalanx.models.catalogue import Catalogue
 from phalanx.models.install import require_space
 from phalanx.models.layout import MANIFEST, Manifest
@@ -45,9 +45,11 @@ def write_bundle(manifest: Manifest, folder: Path, path: Path, *, progress: Prog
                 progress.advance(pin.size)
                 progress.finish()
         part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
@@ -123,7 +125,7 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
     try:
         with tarfile.open(path, "r:") as tar:
             yield Bundle(path, tar)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise UnreadableInput(f"{path.name} cannot be read as a bundle: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -98,21 +97,19 @@ def derive(conversion: str, folder: Path, converters: Converters, progress: Prog
 
 
 def reuse(files: Mapping[str, Pin], origin: Path, workspace: Path) -> None:
-    """Put those files of another folder into a workspace that are as pinned, by hard link if possible."""
+    """Copy those files of another folder into a workspace that are as pinned.
+
+    Copies, since with links a byte that goes wrong in one version would go wrong in the other.
+    """
     for file, pin in files.items():
-        target = workspace / file
-        if mismatch(origin / file, pin) is None and mismatch(target, pin):
-            place(origin / file, target)
+        if mismatch(origin / file, pin) is None and mismatch(workspace / file, pin):
+            copy(origin / file, workspace / file)
 
 
-def place(origin: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system does not allow that."""
+def copy(origin: Path, target: Path) -> None:
+    """Copy a file, making the folder it goes to."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(origin, target)
-    except OSError:
-        shutil.copyfile(origin, target)
+    shutil.copyfile(origin, target)
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -128,9 +128,9 @@ class Layout:
         path = self.root / name / POINTER
         try:
             return msgspec.json.decode(path.read_bytes(), type=Pointer)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except msgspec.DecodeError as error:
+        except (OSError, msgspec.DecodeError) as error:
             raise Unavailable(
                 f"{POINTER} of {name} cannot be read ({error}); run: phalanx models activate {name} VERSION"
             ) from error
@@ -180,20 +180,24 @@ class Layout:
     def locked(self, name: str, progress: Progress) -> Iterator[None]:
         """Hold a model against other processes and threads, saying so when another has it.
 
-        Dies with its holder.
+        The lock dies with its holder. Raises `Unavailable` for every `OSError` inside, such as that of a
+        folder that cannot be written.
         """
         folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / f"{name}.lock")
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            progress.note(f"another process is changing {name}; waiting for it to finish")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / f"{name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                progress.note(f"another process is changing {name}; waiting for it to finish")
+                lock.acquire()
+            try:
+                yield
+            finally:
+                lock.release()
+        except OSError as error:
+            raise Unavailable(f"the model folder {self.root} cannot be changed: {error}") from error
 
 
 def write_synced(path: Path, content: bytes) -> None:

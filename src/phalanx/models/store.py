@@ -5,7 +5,6 @@ A change is one rename, so a reader sees all of it or nothing, and a worker noti
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from phalanx import __version__
 from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from phalanx.models.bundle import Bundle, open_bundle, require_as_catalogued, write_bundle
 from phalanx.models.catalogue import Catalogue, Entry, Source, load_catalogue, version_name
-from phalanx.models.install import Converters, collect, manifest_of, publish, reuse
+from phalanx.models.install import Converters, collect, copy, manifest_of, publish, reuse
 from phalanx.models.layout import Layout, Manifest, Pointer, VersionName, Weighted
 from phalanx.models.pins import mismatch, pin_of
 from phalanx.models.progress import Progress, Silent
@@ -28,9 +27,9 @@ class ModelStore:
     """The models under one folder. A name may be an alias, such as the hub's id, everywhere.
 
     Methods that change anything hold the model's lock, wait while another process has it, and raise
-    `OSError` when the folder cannot be written. Reading needs neither lock nor write access. Only `pull`
-    uses the network, and not even that when the model is here. Every method that takes a name raises
-    `ModelNotFound` for an unknown one.
+    `Unavailable` when the folder cannot be written. Reading needs neither lock nor write access. Only
+    `pull` uses the network, and not even that when the model is here. Every method that takes a name
+    raises `ModelNotFound` for an unknown one.
     """
 
     def __init__(
@@ -295,7 +294,7 @@ class ModelStore:
             self._layout.clear(workspace)
             reuse(kept, self._folder(origin), workspace)
             for file, path in files.items():
-                shutil.copyfile(path, workspace / file)
+                copy(path, workspace / file)
             return self._version(self._publish(manifest, workspace, Silent()))
 
     def _name(self, name: str) -> str:
