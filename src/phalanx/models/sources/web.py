@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from phalanx import __version__
 from phalanx.errors import UpstreamFailed
-from phalanx.models.pins import Arriving, Pin
+from phalanx.models.pins import Arriving, Pin, WrongBytes
 from phalanx.models.progress import Progress, read_chunks
 
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -62,17 +62,29 @@ class Downloader:
         """
         require_safe(url)
         with Arriving(target, pin, name=name) as arriving:
-            transfer = _Transfer(url, arriving, progress, token, self._timeout_s)
-            fruitless, complete = 0, transfer.complete
-            while not complete:
-                received = arriving.received
-                try:
-                    transfer.attempt()
-                    complete = True
-                except _Transient as failure:
-                    fruitless = 1 if arriving.received > received else fruitless + 1
-                    self._pause(fruitless, failure, name, progress)
-            transfer.commit()
+            left_over = arriving.received > 0
+            try:
+                self._complete(_Transfer(url, arriving, progress, token, self._timeout_s), arriving, progress)
+                return
+            except WrongBytes as refusal:
+                if not left_over:
+                    raise
+                progress.note(f"{refusal.detail}; beginning anew")
+        # A part that outlived a power cut may hold what was never written, so the source is not to blame yet.
+        with Arriving(target, pin, name=name, afresh=True) as arriving:
+            self._complete(_Transfer(url, arriving, progress, token, self._timeout_s), arriving, progress)
+
+    def _complete(self, transfer: _Transfer, arriving: Arriving, progress: Progress) -> None:
+        fruitless, complete = 0, transfer.complete
+        while not complete:
+            received = arriving.received
+            try:
+                transfer.attempt()
+                complete = True
+            except _Transient as failure:
+                fruitless = 1 if arriving.received > received else fruitless + 1
+                self._pause(fruitless, failure, arriving.name, progress)
+        transfer.commit()
 
     def _pause(self, fruitless: int, failure: _Transient, name: str, progress: Progress) -> None:
         if fruitless >= self._attempts:

@@ -70,6 +70,19 @@ def test_a_part_of_an_earlier_run_is_gone_on_with(tmp_path: Path, hub: Hub, acce
     assert hub.fetches(WEIGHTS)[-1].headers["Range"] == "bytes=5000-"
 
 
+@pytest.mark.parametrize("kept", [5000, 1_024_000])
+def test_a_damaged_part_of_an_earlier_run_does_not_spoil_the_download(
+    tmp_path: Path, hub: Hub, access: Access, heard: Remembering, kept: int
+) -> None:
+    hub.faults[WEIGHTS] = [Fault(cut_after=5000)]
+    with pytest.raises(UpstreamFailed):
+        download(SOURCE, tmp_path, Access(hub_endpoint=hub.endpoint, downloader=Downloader(attempts=1)))
+    (tmp_path / f"{WEIGHTS}.part").write_bytes(b"\0" * kept)
+    download(SOURCE, tmp_path, access, heard)
+    assert_complete(tmp_path)
+    assert "beginning anew" in heard.notes[0]
+
+
 def test_a_changed_file_is_begun_anew_instead_of_spliced(tmp_path: Path, hub: Hub, access: Access) -> None:
     hub.faults[WEIGHTS] = [Fault(cut_after=5000)]
     hub.files[WEIGHTS] = b"?" * len(FILES[WEIGHTS])
