@@ -1,0 +1,1 @@
+"""Where state lives: one folder a technology, one adapter a port."""

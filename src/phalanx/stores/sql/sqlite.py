@@ -1,0 +1,73 @@
+"""What is SQLite's own: the path in a URL, the file, the settings of a connection.
+
+`synchronous=FULL` beside the write-ahead log: a commit is on the disk when it returns. NORMAL would save an
+fsync a commit, but the latest commits could be undone when the power fails: a revoked key would come back to
+life, and usage whose journal was deleted after its commit would be lost. Writes are few, one batch of usage a
+second, and no call waits for them, so there would be nothing to win.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Engine, event
+
+SCHEMES = ("sqlite:///", "sqlite+aiosqlite:///")
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that a `DATABASE_URL` names. Raises ValueError that shows nothing of a password."""
+    scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
+    if scheme is None:
+        found = f"begins with {url.split(':')[0]!r}" if "://" in url else "is no URL"
+        raise ValueError(f"DATABASE_URL {found}; this version understands sqlite:///path")
+    path = url.removeprefix(scheme)
+    if path in ("", ":memory:"):
+        raise ValueError(
+            "DATABASE_URL names no file, and nothing would outlive the worker; use sqlite:///path"
+        )
+    return Path(path)
+
+
+def sqlite_url(path: Path, driver: str) -> URL:
+    """Return SQLAlchemy's URL of an existing file. A missing one is an error, not a new database."""
+    return URL.create(
+        f"sqlite+{driver}", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
+    )
+
+
+def create_file(path: Path) -> None:
+    """Make the file (mode 0600) and its folders (0700) unless they are there; SQLite follows suit."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def tune(engine: Engine, busy_timeout_s: float) -> None:
+    """Set up each new connection of an engine; see the module."""
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+
+def begin_immediate(engine: Engine) -> None:
+    """Make every transaction of an engine the only writer from its start, and table changes part of it.
+
+    Python's driver would begin at the first INSERT only and run CREATE and DROP outside of any transaction.
+    """
+
+    @event.listens_for(engine, "connect")
+    def hand_over(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
