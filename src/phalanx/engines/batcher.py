@@ -163,6 +163,7 @@ class Batcher(Generic[E]):
         while self.waiting_items:
             caller = self._next_caller()
             head = min((next(iter(fifo)) for fifo in caller.fifos.values()), key=lambda entry: entry.order)
+            self._lengths[head.cost].move_to_end(head.tenant)
             if self._pick(caller, head, now, taken):
                 return head
         return None

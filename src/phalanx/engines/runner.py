@@ -23,6 +23,8 @@ from phalanx.errors import DeadlineExceeded, Internal, Overloaded, PhalanxError,
 from phalanx.ports import Engine, Finished, P, R, Submission
 from phalanx.telemetry import Log
 
+__all__ = ["BatchFacts", "Runner", "RunnerStats"]
+
 JOIN_S = 1.0
 """Seconds that `stop` gives the batch under way when the drain time is over; a batch takes about 0.04."""
 
@@ -38,7 +40,7 @@ class Runner(Generic[P, R]):
     """Feeds one engine from any number of callers.
 
     `token_budget` bounds a batch in padded tokens (items times the longest), `max_items` in items;
-    `max_waiting_tokens` bounds the queue (4 s of work at the 31,000 tokens/s of MiniLM on 2 cores). A call
+    `max_waiting_tokens` bounds the queue (2 s of work at the 31,000 tokens/s of MiniLM on 2 cores). A call
     to the engine that takes longer than `stuck_after_s` makes `is_alive` false. `on_batch` is called on the
     engine thread after each batch and has to be quick. `now` gives monotonic seconds. Failures of the engine
     go to `log`.
@@ -53,7 +55,7 @@ class Runner(Generic[P, R]):
         name: str,
         token_budget: int = 1024,
         max_items: int = 256,
-        max_waiting_tokens: int = 131_072,
+        max_waiting_tokens: int = 65_536,
         stuck_after_s: float = 30.0,
         on_batch: Callable[[BatchFacts], None] | None = None,
         now: Callable[[], float] = time.monotonic,
