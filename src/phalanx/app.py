@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 import numpy as np
 import structlog
 
+from phalanx.edges.http.app import DIALECTS, HttpEdge
+from phalanx.edges.http.codec import encode_json
+from phalanx.edges.http.openapi import openapi
+from phalanx.edges.http.reference import reference_page
+from phalanx.edges.http.system import Documents, SystemEndpoints
 from phalanx.engines.runner import BatchFacts, Runner
 from phalanx.engines.text.loading import load_text_model
 from phalanx.engines.text.model import PreparedText, TextModel
@@ -67,7 +73,7 @@ class App:
             self.registry.mark_missing(self.registry.default, error.detail)
             self.log.error("model missing", model=self.registry.default, reason=error.detail)
             return
-        await served.runner.start()
+        served.runner.start()
         self.closing.push_async_callback(served.runner.stop, self.settings.drain_timeout_secs)
         self.registry.add(served)
         await self.health.check(served)
@@ -137,3 +143,23 @@ def _text_service(settings: Settings, registry: ModelRegistry, metrics: Metrics)
 
     cache = MemoryVectorCache(settings.l1_cache_size)
     return TextService(registry, cache, share_cache=settings.cache_scope == "shared", on_lookup=count)
+
+
+def http_edge(app: App, *, is_loop_turning: Callable[[], bool] = lambda: True) -> HttpEdge:
+    """Return the HTTP edge of a worker's parts."""
+    settings = app.settings
+
+    @functools.cache
+    def documents() -> Documents:
+        document = openapi(app.operations, DIALECTS, title=settings.app_name, public_url=settings.app_public_url)
+        return Documents(encode_json(document), reference_page(document))
+
+    system = SystemEndpoints(
+        app.health, app.registry, documents=documents, is_loop_turning=is_loop_turning,
+        max_concurrent=settings.max_concurrent_requests, max_batch_tokens=TOKEN_BUDGET,
+    )  # fmt: skip
+    return HttpEdge(
+        app.entrance, app.operations, system=system.endpoints(), metrics=app.metrics, log=app.log,
+        max_body_bytes=settings.max_request_size_bytes, request_id_header=settings.request_id_header,
+        on_finished=app.health.latencies.add,
+    )  # fmt: skip

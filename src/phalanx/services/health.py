@@ -86,6 +86,10 @@ class HealthService:
         self.latencies = LatencyLog()
         self.draining = False
 
+    def begin_draining(self) -> None:
+        """Turn `/readyz` false for good."""
+        self.draining = True
+
     @property
     def worker_id(self) -> str:
         """`<hostname>-<pid>`."""

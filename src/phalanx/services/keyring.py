@@ -22,6 +22,9 @@ class Keyring:
         self._clock = clock
         self._seen: OrderedDict[str, tuple[float, KeyRecord | None]] = OrderedDict()
 
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._seen
+
     async def find(self, digest: str) -> KeyRecord | None:
         """Return the record of a digest or None. Raises `Unavailable` when the store is down."""
         now = self._clock.monotonic()

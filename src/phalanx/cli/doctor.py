@@ -1,0 +1,123 @@
+"""`phalanx doctor`: what is wrong with this installation, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import typer
+from rich.console import Console
+
+from phalanx.app import open_store
+from phalanx.engines.backends import describe_devices
+from phalanx.engines.threads import usable_cpus
+from phalanx.errors import PhalanxError
+from phalanx.settings import Settings, SettingsError, load
+from phalanx.stores.sql.database import check as check_schema
+
+LOW_DISK_BYTES = 2 * 2**30
+
+
+class Finding(NamedTuple):
+    """One thing looked at: whether it is well, what was found, what to do if it is not."""
+
+    well: bool | None
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def doctor() -> None:
+    """Check settings, folders, database, models, processor and port; exit status 1 when something must be mended."""
+    console = Console(highlight=False)
+    failed = False
+    for finding in examine():
+        mark = {True: "[green]ok[/]  ", None: "[yellow]note[/]", False: "[red]fail[/]"}[finding.well]
+        console.print(f"{mark} {finding.subject:10} {finding.found}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"                → {finding.remedy}", soft_wrap=True)
+        failed |= finding.well is False
+    if failed:
+        raise typer.Exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what is found, in the order in which a start would stumble over it."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(sys.version_info >= (3, 11), "python", version)
+    try:
+        settings, remarks = load()
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Finding(False, "settings", problem, "`phalanx settings` lists them all")
+        return
+    yield Finding(True, "settings", "all values can be read")
+    for remark in remarks:
+        yield Finding(None, "settings", remark)
+    looks: list[Callable[[Settings], Iterator[Finding]]] = [_folders, _database, _model, _processor, _port]
+    for look in looks:
+        yield from look(settings)
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    existing = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    writable = os.access(existing, os.W_OK)
+    remedy = "" if writable else "make it writable, or set DATA_DIR to a folder that is"
+    yield Finding(writable, "data", f"{settings.data_dir} {'is' if writable else 'is not'} writable", remedy)
+    free = shutil.disk_usage(existing).free
+    low = free < LOW_DISK_BYTES
+    yield Finding(None if low else True, "disk", f"{free / 2**30:.1f} GiB free", "models take a few hundred MiB" if low else "")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        current = check_schema(settings.database)
+    except PhalanxError as error:
+        yield Finding(False, "database", error.detail, "look at DATABASE_URL")
+        return
+    if current:
+        yield Finding(True, "database", "has this version's schema")
+    else:
+        yield Finding(None, "database", "has no schema of this version yet", "phalanx db migrate (a start does it too)")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    if settings.model_path is not None:
+        yield Finding(True, "model", f"your own: {settings.model_path}")
+        return
+    store = open_store(settings)
+    try:
+        version = store.active(settings.model_name)
+        damaged = [report for report in store.verify(settings.model_name) if report.problem]
+    except PhalanxError as error:
+        yield Finding(False, "model", error.detail, f"phalanx models pull {settings.model_name}")
+        return
+    for report in damaged:
+        yield Finding(False, "model", f"{report.file}: {report.problem}", f"phalanx models pull {settings.model_name}")
+    if not damaged:
+        yield Finding(True, "model", f"{version.name} {version.version}, every byte as pinned")
+
+
+def _processor(settings: Settings) -> Iterator[Finding]:
+    yield Finding(True, "cpu", f"{usable_cpus()} usable by this process (of {os.cpu_count()})")
+    for line in describe_devices():
+        yield Finding(True, "engine", line)
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    family = socket.AF_INET6 if ":" in settings.app_host else socket.AF_INET
+    for name, host, port in (
+        ("PORT", settings.app_host, settings.port),
+        *((("PROMETHEUS_BIND", *settings.prometheus_bind),) if settings.metrics_enabled else ()),
+    ):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                yield Finding(True, "port", f"{host}:{port} is free ({name})")
+            except OSError as error:
+                yield Finding(None, "port", f"{host}:{port} cannot be taken: {error.strerror}", f"is a worker up already? else set {name}")
