@@ -24,7 +24,9 @@ NOTE = "<!-- Written by `make docs`; edit the code instead. -->\n\n"
 
 def settings_page() -> str:
     """Every environment variable."""
-    rows = "".join(f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |\n" for name, default, meaning in reference())
+    rows = "".join(
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |\n" for name, default, meaning in reference()
+    )
     return (
         f"# Settings\n\n{NOTE}Every setting is an environment variable. A value may also come from a file named by "
         "`<NAME>_FILE`, or from `.env` in the working directory (another file by `ENV_FILE`), below the real "
@@ -92,7 +94,9 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def main() -> int:
     """Write or check every page; returns the exit status."""
-    stale = [name for name, page in PAGES.items() if not (FOLDER / name).is_file() or (FOLDER / name).read_text() != page()]
+    stale = [
+        name for name, page in PAGES.items() if not (FOLDER / name).is_file() or (FOLDER / name).read_text() != page()
+    ]
     if "--check" in sys.argv:
         for name in stale:
             print(f"docs/{name} is out of date; run: make docs", file=sys.stderr)

@@ -22,7 +22,14 @@ def compile_lock(requirements: list[str], into: Path, *, constraints: Path | Non
         wanted = Path(folder) / "requirements.in"
         wanted.write_text("\n".join(requirements) + "\n")
         words = ["uv", "pip", "compile", "--universal", "--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
-        words += ["--no-emit-index-url", "--python-version", "3.11", str(wanted), "--output-file", str(wanted.with_suffix(".out"))]
+        words += [
+            "--no-emit-index-url",
+            "--python-version",
+            "3.11",
+            str(wanted),
+            "--output-file",
+            str(wanted.with_suffix(".out")),
+        ]
         if constraints is not None:
             words += ["--constraints", str(constraints)]
         subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
@@ -36,7 +43,9 @@ def main() -> None:
     runtime += project["build-system"]["requires"]
     compile_lock(runtime, ROOT / "requirements.lock")
     groups = project["dependency-groups"]
-    compile_lock(runtime + groups["dev"] + groups["lock"], ROOT / "requirements-dev.lock", constraints=ROOT / "requirements.lock")
+    compile_lock(
+        runtime + groups["dev"] + groups["lock"], ROOT / "requirements-dev.lock", constraints=ROOT / "requirements.lock"
+    )
 
 
 if __name__ == "__main__":

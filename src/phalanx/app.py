@@ -7,9 +7,7 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import structlog
 
 from phalanx.edges.http.app import DIALECTS, HttpEdge
@@ -17,10 +15,7 @@ from phalanx.edges.http.codec import encode_json
 from phalanx.edges.http.openapi import openapi
 from phalanx.edges.http.reference import reference_page
 from phalanx.edges.http.system import Documents, SystemEndpoints
-from phalanx.engines.runner import BatchFacts, Runner
-from phalanx.engines.text.loading import load_text_model
-from phalanx.engines.text.model import PreparedText, TextModel
-from phalanx.errors import ModelNotFound, PhalanxError
+from phalanx.errors import PhalanxError
 from phalanx.ids import Uuid7
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
@@ -29,7 +24,7 @@ from phalanx.services.gate import Gate
 from phalanx.services.health import HealthService
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import KeyService
-from phalanx.services.models import ModelRegistry, ModelService, ServedText
+from phalanx.services.models import ModelRegistry, ModelService
 from phalanx.services.text import TextService
 from phalanx.services.tiers import tier_policies
 from phalanx.settings import Settings

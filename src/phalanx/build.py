@@ -28,7 +28,11 @@ def checkout_facts(folder: Path, git_sha: str = "") -> BuildFacts:
     def git(*words: str) -> str:
         try:
             done = subprocess.run(  # noqa: S603  the words are ours
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=False  # noqa: S607
+                ["git", "-C", str(folder), *words],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=False,  # noqa: S607
             )
         except (OSError, subprocess.TimeoutExpired):
             return ""

@@ -37,11 +37,14 @@ class PhalanxError(Exception):
 
     @property
     def code(self) -> str:
+        """The stable name of the failure."""
         return self.row.code
 
 
 class InvalidRequest(PhalanxError):
-    row = ErrorRow("invalid_request", 400, "INVALID_ARGUMENT", "no", "The request does not decode or breaks a constraint.")
+    row = ErrorRow(
+        "invalid_request", 400, "INVALID_ARGUMENT", "no", "The request does not decode or breaks a constraint."
+    )
 
 
 class TextTooLong(PhalanxError):
@@ -73,7 +76,9 @@ class RequestTimeout(PhalanxError):
 
 
 class Conflict(PhalanxError):
-    row = ErrorRow("conflict", 409, "ALREADY_EXISTS", "no", "The call collides with something that exists or is under way.")
+    row = ErrorRow(
+        "conflict", 409, "ALREADY_EXISTS", "no", "The call collides with something that exists or is under way."
+    )
 
 
 class TooLarge(PhalanxError):
@@ -81,11 +86,15 @@ class TooLarge(PhalanxError):
 
 
 class UnsupportedMediaType(PhalanxError):
-    row = ErrorRow("unsupported_media_type", 415, "INVALID_ARGUMENT", "no", "The route does not read this content type.")
+    row = ErrorRow(
+        "unsupported_media_type", 415, "INVALID_ARGUMENT", "no", "The route does not read this content type."
+    )
 
 
 class UnreadableInput(PhalanxError):
-    row = ErrorRow("unreadable_input", 422, "INVALID_ARGUMENT", "no", "The request is well formed, its content unreadable.")
+    row = ErrorRow(
+        "unreadable_input", 422, "INVALID_ARGUMENT", "no", "The request is well formed, its content unreadable."
+    )
 
 
 class IdempotencyMismatch(PhalanxError):
@@ -100,6 +109,12 @@ class RateLimited(PhalanxError):
 
 class QuotaExceeded(PhalanxError):
     row = ErrorRow("quota_exceeded", 429, "RESOURCE_EXHAUSTED", "after", "The caller's quota for the month is used up.")
+
+
+class HeadTooLarge(PhalanxError):
+    row = ErrorRow(
+        "head_too_large", 431, "INVALID_ARGUMENT", "no", "The request's line and headers are larger than allowed."
+    )
 
 
 class Cancelled(PhalanxError):
@@ -123,7 +138,9 @@ class Unavailable(PhalanxError):
 
 
 class DeadlineExceeded(PhalanxError):
-    row = ErrorRow("deadline_exceeded", 504, "DEADLINE_EXCEEDED", "yes", "The call was not finished before its deadline.")
+    row = ErrorRow(
+        "deadline_exceeded", 504, "DEADLINE_EXCEEDED", "yes", "The call was not finished before its deadline."
+    )
 
 
 ERRORS: dict[str, type[PhalanxError]] = {cls.row.code: cls for cls in PhalanxError.__subclasses__()}

@@ -94,14 +94,17 @@ class Operation:
 
     @property
     def method(self) -> str:
+        """The HTTP method of its route."""
         return self.http.split(" ", 1)[0]
 
     @property
     def path(self) -> str:
+        """The path of its route, with `{parameters}`."""
         return self.http.split(" ", 1)[1]
 
     @property
     def noun(self) -> str:
+        """What it is about: the name's first part."""
         return self.name.split(".", 1)[0]
 
 

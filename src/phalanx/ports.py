@@ -59,9 +59,13 @@ class UsageLog(Protocol):
         """Count the billable requests since an instant, for filling quota counters at start."""
         ...
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        """Return when the ledger answers; raise `Unavailable` when it does not."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give back what the adapter holds, what is not written yet first."""
+        ...
 
 
 class RatePolicy(NamedTuple):
@@ -120,9 +124,13 @@ class CachedVector(NamedTuple):
 class VectorCache(Protocol):
     """Vectors by content digest. Down: every look-up is a miss; never an error."""
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]: ...
+    async def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
+        """Return what is kept under each key, in order; None where there is nothing."""
+        ...
 
-    async def set_many(self, entries: Sequence[tuple[bytes, CachedVector]]) -> None: ...
+    async def set_many(self, entries: Sequence[tuple[bytes, CachedVector]]) -> None:
+        """Keep vectors under their keys."""
+        ...
 
 
 class IdempotencyStore(Protocol):

@@ -25,7 +25,9 @@ def _render_json(_logger: object, _method: str, event: dict[str, Any]) -> str:
     return _encode(event).decode()
 
 
-def configure_logs(*, level: str = "info", style: Literal["json", "console"] = "json", stream: TextIO | None = None) -> Log:
+def configure_logs(
+    *, level: str = "info", style: Literal["json", "console"] = "json", stream: TextIO | None = None
+) -> Log:
     """Set up structlog and the standard library's root logger alike, and return the platform's logger."""
     out = stream or sys.stderr
     shared: list[Any] = [
@@ -44,7 +46,10 @@ def configure_logs(*, level: str = "info", style: Literal["json", "console"] = "
     # Libraries log through the standard library; they are quiet here unless something is wrong.
     handler = logging.StreamHandler(out)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, render])
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, render],
+        )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -68,7 +73,13 @@ TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 METRICS: tuple[MetricRow, ...] = (
     MetricRow("phalanx_requests", Counter, "Requests answered.", ("operation", "dialect", "code")),
-    MetricRow("phalanx_request_seconds", Histogram, "Time from the first byte read to the last written.", ("operation",), SECONDS),
+    MetricRow(
+        "phalanx_request_seconds",
+        Histogram,
+        "Time from the first byte read to the last written.",
+        ("operation",),
+        SECONDS,
+    ),
     MetricRow("phalanx_queue_seconds", Histogram, "Time an item waited for the engine.", ("model",), SECONDS),
     MetricRow("phalanx_engine_seconds", Histogram, "Time one batch took in the engine.", ("model",), SECONDS),
     MetricRow("phalanx_batch_tokens", Histogram, "Padded tokens of one batch.", ("model",), TOKENS),

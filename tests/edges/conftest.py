@@ -16,10 +16,10 @@ from phalanx.cli.worker import call_here
 from phalanx.contract.keys import ALL_SCOPES, CreateKeyRequest
 from phalanx.contract.usage import UsageTotals
 from phalanx.edges.http.app import HttpEdge
-
 from phalanx.settings import load
 
 T = TypeVar("T")
+
 
 @dataclass
 class Answer:
@@ -33,6 +33,7 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
 
 class Worker:
     """A worker in this process on a loop of its own, driven from synchronous tests."""
@@ -76,7 +77,7 @@ class Worker:
         if method in ("GET", "HEAD", "DELETE") and json_body is None and body is None:
             parts = [b""]
             sent.pop("content-type")
-        return self.run(self._exchange(method, path, [p for p in parts], sent, leave_after))
+        return self.run(self._exchange(method, path, list(parts), sent, leave_after))
 
     def post(self, path: str, json_body: Any = None, **rest: Any) -> Answer:
         return self.request("POST", path, json_body=json_body, **rest)
@@ -121,6 +122,7 @@ class Worker:
         answer.body = b"".join(answer.chunks)
         return answer
 
+
 @pytest.fixture(scope="session")
 def start_worker(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Worker]]:
     """Start workers with given environment variables; all are closed at the end of the session."""
@@ -140,8 +142,8 @@ def start_worker(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for building in reversed(opened):
             runner.run(building.__aexit__(None, None, None))
 
+
 @pytest.fixture(scope="session")
 def worker(start_worker: Callable[..., Worker]) -> Worker:
     """One worker with the default settings."""
     return start_worker()
-

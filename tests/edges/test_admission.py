@@ -64,7 +64,9 @@ def test_a_free_key_has_a_rate(start_worker: Callable[..., Any]) -> None:
     last = answers[-1]
     assert (last.status, last.json["code"]) == (429, "rate_limited")
     assert int(last.headers["retry-after"]) >= 1
-    assert {"ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"} <= set(last.headers)
+    assert {"ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"} <= set(
+        last.headers
+    )
 
 
 def test_a_paid_key_has_no_rate(worker: Any) -> None:

@@ -56,7 +56,9 @@ class TestEveryTextRoute:
         """The plain case."""
         assert worker.post(path, make("Hello world")).status == 200
 
-    @pytest.mark.parametrize("text", ["nul \x00 inside", "🦀" * 50, "\u202eright to left", "a\ud7ffb", "\ufffe", "i\u0307" * 99])
+    @pytest.mark.parametrize(
+        "text", ["nul \x00 inside", "🦀" * 50, "\u202eright to left", "a\ud7ffb", "\ufffe", "i\u0307" * 99]
+    )
     def test_odd_text_is_text(self, worker: Any, path: str, make: Any, envelope: Any, text: str) -> None:
         """NUL, emoji, controls, non-characters and combining marks are embedded."""
         assert worker.post(path, make(text)).status == 200
@@ -66,7 +68,9 @@ class TestEveryTextRoute:
         [b"", b"{", b"[1]", b'{"a": "\xff"}', b"[" * 10_000, b'{"input": "\\ud800"}', b'{"x": ' + b'{"x": ' * 10_000],
         ids=["empty", "truncated", "list", "not UTF-8", "deep list", "lone surrogate", "deep object"],
     )
-    def test_a_broken_body_has_the_dialects_envelope(self, worker: Any, path: str, make: Any, envelope: Any, body: bytes) -> None:
+    def test_a_broken_body_has_the_dialects_envelope(
+        self, worker: Any, path: str, make: Any, envelope: Any, body: bytes
+    ) -> None:
         """400 in the shape that the client expects."""
         answer = worker.post(path, body=body)
         assert answer.status == 400
@@ -99,7 +103,9 @@ class TestEveryTextRoute:
         answer = worker.post(path, make("a"), key=None)
         assert (answer.status, envelope(answer.json)) == (401, True)
 
-    def test_a_body_over_the_limit_has_the_dialects_envelope(self, worker: Any, path: str, make: Any, envelope: Any) -> None:
+    def test_a_body_over_the_limit_has_the_dialects_envelope(
+        self, worker: Any, path: str, make: Any, envelope: Any
+    ) -> None:
         """413."""
         answer = worker.post(path, body=b"{}", headers={"content-length": str(2**30)})
         assert (answer.status, envelope(answer.json)) == (413, True)
@@ -152,7 +158,9 @@ def test_openai_float_and_base64_agree(worker: Any) -> None:
     assert floats["object"] == "list"
     assert [row["index"] for row in floats["data"]] == [0, 1]
     for plain, packed in zip(floats["data"], coded["data"], strict=True):
-        assert np.array_equal(np.frombuffer(base64.b64decode(packed["embedding"]), "<f4"), np.float32(plain["embedding"]))
+        assert np.array_equal(
+            np.frombuffer(base64.b64decode(packed["embedding"]), "<f4"), np.float32(plain["embedding"])
+        )
     assert floats["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
 
 
@@ -250,7 +258,10 @@ def test_tei_embed_all(worker: Any) -> None:
 def test_tei_tokenize(worker: Any) -> None:
     """Ids, pieces and offsets."""
     tokens = worker.post("/tokenize", {"inputs": "Hello world"}).json[0]
-    assert [t["text"] for t in tokens] == ["[CLS]", "hello", "world", "[SEP]"] or [t["text"] for t in tokens][1:3] == ["Hello", "world"]
+    assert [t["text"] for t in tokens] == ["[CLS]", "hello", "world", "[SEP]"] or [t["text"] for t in tokens][1:3] == [
+        "Hello",
+        "world",
+    ]
     assert [(t["start"], t["stop"]) for t in tokens[1:3]] == [(0, 5), (6, 11)]
     assert [t["special"] for t in tokens] == [True, False, False, True]
 
@@ -266,7 +277,16 @@ def test_tei_similarity(worker: Any) -> None:
 def test_tei_info(worker: Any) -> None:
     """Both systems' fields, without a credential."""
     info = worker.get("/info", key=None).json
-    assert {"worker_id", "device", "status", "model_id", "max_input_length", "max_batch_tokens", "embedding_dim", "version"} <= set(info)
+    assert {
+        "worker_id",
+        "device",
+        "status",
+        "model_id",
+        "max_input_length",
+        "max_batch_tokens",
+        "embedding_dim",
+        "version",
+    } <= set(info)
     assert (info["embedding_dim"], info["max_input_length"]) == (384, 256)
 
 

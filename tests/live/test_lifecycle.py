@@ -120,7 +120,7 @@ def test_metrics_count_requests(start: Callable[..., Any]) -> None:
     text = worker.metrics()
     assert 'phalanx_requests_total{code="ok",dialect="canonical",operation="text.embed"} 1.0' in text
     assert "phalanx_event_loop_lag_seconds_count" in text
-    assert 'phalanx_model_info{' in text
+    assert "phalanx_model_info{" in text
     assert worker.get("/metrics")[0] == 404
 
 

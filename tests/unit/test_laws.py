@@ -29,7 +29,9 @@ def functions(module: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDe
 def test_names_say_what_things_are(path: Path) -> None:
     """No util, helper, manager or base: such names accept anything."""
     defined = [path.stem, *(f.name for f in functions(tree(path)))]
-    defined += [re.sub(r"(?<!^)(?=[A-Z])", "_", n.name).lower() for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef)]
+    defined += [
+        re.sub(r"(?<!^)(?=[A-Z])", "_", n.name).lower() for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef)
+    ]
     assert [name for name in defined if BANNED_NAMES.search(name)] == []
 
 
@@ -41,7 +43,9 @@ def test_functions_and_modules_stay_small(path: Path) -> None:
     assert {name: lines for name, lines in long.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "settings.py"], ids=[i for i in IDS if i != "settings.py"])
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name != "settings.py"], ids=[i for i in IDS if i != "settings.py"]
+)
 def test_only_settings_reads_the_environment(path: Path) -> None:
     """One reader, so that every variable is documented and checked."""
     assert not re.search(r"os\.environ|os\.getenv|\bgetenv\(", path.read_text())
@@ -57,7 +61,9 @@ def test_service_methods_take_their_ticket_first(path: Path) -> None:
                     assert method.args.args[1].arg == "ticket", f"{node.name}.{method.name}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "gate.py"], ids=[i for i in IDS if "gate.py" not in i])
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name != "gate.py"], ids=[i for i in IDS if "gate.py" not in i]
+)
 def test_only_the_gate_makes_tickets(path: Path) -> None:
     """A ticket is proof of admission."""
     calls = [n.func.id for n in ast.walk(tree(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]

@@ -69,7 +69,9 @@ def test_env_file_must_exist(tmp_path: Path) -> None:
     assert "ENV_FILE" in problems({"ENV_FILE": str(tmp_path / "nowhere")}, tmp_path)[0]
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("MODEL_NAM", "MODEL_NAME"), ("DATABSE_URL", "DATABASE_URL"), ("PROT", "PORT")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("MODEL_NAM", "MODEL_NAME"), ("DATABSE_URL", "DATABASE_URL"), ("PROT", "PORT")]
+)
 def test_a_name_one_edit_away_is_pointed_out(tmp_path: Path, wrong: str, right: str) -> None:
     """A dropped, a missing and two swapped letters."""
     assert load({wrong: "1"}, folder=tmp_path).remarks == [f"{wrong} is not a setting; did you mean {right}?"]

@@ -70,7 +70,9 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     yield Finding(writable, "data", f"{settings.data_dir} {'is' if writable else 'is not'} writable", remedy)
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
-    yield Finding(None if low else True, "disk", f"{free / 2**30:.1f} GiB free", "models take a few hundred MiB" if low else "")
+    yield Finding(
+        None if low else True, "disk", f"{free / 2**30:.1f} GiB free", "models take a few hundred MiB" if low else ""
+    )
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -120,4 +122,9 @@ def _port(settings: Settings) -> Iterator[Finding]:
                 probe.bind((host, port))
                 yield Finding(True, "port", f"{host}:{port} is free ({name})")
             except OSError as error:
-                yield Finding(None, "port", f"{host}:{port} cannot be taken: {error.strerror}", f"is a worker up already? else set {name}")
+                yield Finding(
+                    None,
+                    "port",
+                    f"{host}:{port} cannot be taken: {error.strerror}",
+                    f"is a worker up already? else set {name}",
+                )

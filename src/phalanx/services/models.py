@@ -26,6 +26,7 @@ class ServedText:
 
     @property
     def name(self) -> str:
+        """The model's name."""
         return self.model.spec.name
 
 
@@ -77,7 +78,9 @@ class ModelService:
 
     async def list(self, ticket: Ticket, request: ListModelsRequest) -> ListModelsResponse:
         """Return all models, those that are missing too."""
-        return ListModelsResponse(data=[*map(self._view, self._registry.served()), *map(_absent, self._registry.missing)])
+        return ListModelsResponse(
+            data=[*map(self._view, self._registry.served()), *map(_absent, self._registry.missing)]
+        )
 
     async def get(self, ticket: Ticket, request: GetModelRequest) -> Model:
         """Return one model. Raises `ModelNotFound`."""

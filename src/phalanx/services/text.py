@@ -107,7 +107,9 @@ class TextService:
         served = self._models.text(request.model)
         _check(served, len(request.texts), request.prompt, None)
         found = [Embedded() for _ in request.texts]
-        await self._compute(ticket, served, found, request.texts, range(len(found)), request.truncate, request.prompt, want_tokens=True)
+        await self._compute(
+            ticket, served, found, request.texts, range(len(found)), request.truncate, request.prompt, want_tokens=True
+        )
         items, tokens = _settle(ticket, served, found)
         matrices: list[Any] = [one.raw for one in found]
         return EmbedTokensResponse(embeddings=matrices, items=items, model=served.name, usage=TokenUsage(tokens=tokens))
@@ -142,7 +144,9 @@ class TextService:
         _, tokens = _settle(ticket, served, found)
         rows = np.stack([finish(one.raw, normalize=True, dimensions=None, output="float") for one in found])
         cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)
-        return SimilarityResponse(similarities=[float(c) for c in cosines], model=served.name, usage=TokenUsage(tokens=tokens))
+        return SimilarityResponse(
+            similarities=[float(c) for c in cosines], model=served.name, usage=TokenUsage(tokens=tokens)
+        )
 
     async def _embed(
         self, ticket: Ticket, served: ServedText, texts: Sequence[Text], truncate: Truncate, prompt: str | None
@@ -234,7 +238,11 @@ def _refuse_blank(text: Text) -> None:
 
 def _key(salt: bytes, text: Text) -> bytes:
     """Digest what decides a raw vector: model, options and text. 128 bits: a collision is beyond reach."""
-    kind, body = (b"t", text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else (b"i", np.asarray(text, dtype="<i8").tobytes())
+    kind, body = (
+        (b"t", text.encode("utf-8", "surrogatepass"))
+        if isinstance(text, str)
+        else (b"i", np.asarray(text, dtype="<i8").tobytes())
+    )
     return hashlib.blake2b(salt + kind + body, digest_size=16).digest()
 
 

@@ -36,6 +36,7 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
+        """Whether it is whoever may run the command line here."""
         return self.tier == OPERATOR
 
 
@@ -94,4 +95,5 @@ class Call:
 
     @property
     def meter(self) -> Meter | None:
+        """What the call has used so far; None before it was admitted."""
         return self.ticket.meter if self.ticket else None

@@ -146,12 +146,19 @@ class RequestCodec:
             raise invalid(error) from None
 
 
-_MEDIA = {Body.NONE: "no body", Body.JSON: JSON, Body.IMAGE: "an image, raw or as multipart/form-data", Body.VECTORS: OCTETS}
+_MEDIA = {
+    Body.NONE: "no body",
+    Body.JSON: JSON,
+    Body.IMAGE: "an image, raw or as multipart/form-data",
+    Body.VECTORS: OCTETS,
+}
 
 
 def _query(query: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict"
+        )
     except ValueError:
         raise InvalidRequest("the query string cannot be read") from None
     fields: dict[str, Any] = {}
@@ -171,7 +178,11 @@ async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, A
         yield data
 
     parser = MultiPartParser(
-        Headers(raw=list(headers.items())), whole(), max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=len(data) + 1
+        Headers(raw=list(headers.items())),
+        whole(),
+        max_files=1,
+        max_fields=MAX_FORM_FIELDS,
+        max_part_size=len(data) + 1,
     )
     try:
         form = await parser.parse()

@@ -69,7 +69,9 @@ class OperationEndpoint:
 
         response = await call(self._entrance, self._operation, inbound, read)
         if isinstance(response, Stream):
-            await _send_stream(exchange, response, default=NDJSON if self._operation.kind is Kind.CLIENT_STREAM else SSE)
+            await _send_stream(
+                exchange, response, default=NDJSON if self._operation.kind is Kind.CLIENT_STREAM else SSE
+            )
         elif body is Body.VECTORS:
             await exchange.respond(200, encode_vectors(response), OCTETS)
         elif self._operation.cache == "revalidate":

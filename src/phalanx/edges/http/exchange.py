@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-
 from phalanx.edges.http.codec import JSON, encode_json, media_type
 from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
 from phalanx.errors import PhalanxError
@@ -25,7 +24,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 CLIENT_LEFT = 499
 
 
-class ClientLeft(Exception):  # noqa: N818  it says what happened
+class ClientLeft(Exception):
     """The peer closed the connection before its answer was sent."""
 
 
@@ -62,19 +61,23 @@ class Exchange:
 
     @property
     def method(self) -> str:
+        """The request's method, in upper case."""
         return str(self.scope["method"])
 
     @property
     def path(self) -> str:
+        """The request's path, decoded, without the query."""
         return str(self.scope["path"])
 
     @property
     def address(self) -> str:
+        """The peer's address; empty when it has none."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
     @property
     def media_type(self) -> str:
+        """The body's content type without parameters, in lower case."""
         return media_type(self.headers)
 
     def accepts(self, media: str) -> bool:
@@ -131,7 +134,8 @@ class Exchange:
             extra.append((b"www-authenticate", b"Bearer"))
         if "allow" in error.data:
             extra.append((b"allow", str(error.data["allow"]).encode()))
-        if not self.body_read and self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers:
+        announced = self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+        if announced and not self.body_read:
             extra.append((b"connection", b"close"))
         body = encode_json(self.envelope(error, self.request_id))
         content_type = PROBLEM_JSON if self.envelope is problem_body else JSON
@@ -220,5 +224,3 @@ def current_task_cancel() -> Callable[[], object]:
     task = asyncio.current_task()
     assert task is not None
     return task.cancel
-
-

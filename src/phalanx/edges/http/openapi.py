@@ -58,7 +58,11 @@ def openapi(
         _put(paths, "GET", path, _of_system(path, summary, refs[_key(answer)], statuses, refs[_key(Problem)]))
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": phalanx.__version__, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "info": {
+            "title": title,
+            "version": phalanx.__version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
         "servers": [{"url": public_url or "/"}],
         "security": [{"bearer": []}, {"key": []}],
         "paths": paths,
@@ -132,7 +136,9 @@ def _contents(row: Operation, schema: Any) -> Document:
         elif body is Body.IMAGE:
             binary = {"type": "string", "contentMediaType": "image/*"}
             contents["image/*"] = {"schema": binary}
-            contents["multipart/form-data"] = {"schema": {"type": "object", "properties": {"image": binary}, "required": ["image"]}}
+            contents["multipart/form-data"] = {
+                "schema": {"type": "object", "properties": {"image": binary}, "required": ["image"]}
+            }
         elif body is Body.VECTORS:
             contents[OCTETS] = {"schema": {"type": "string", "contentMediaType": OCTETS}}
     return contents
@@ -168,7 +174,13 @@ def _of_system(path: str, summary: str, schema: Any, statuses: tuple[int, ...], 
     }
     if 503 not in statuses:
         responses["503"] = {"description": _meaning(503), "content": {PROBLEM_JSON: {"schema": problem}}}
-    return {"operationId": f"system:{path}", "summary": summary, "tags": ["system"], "security": [], "responses": responses}
+    return {
+        "operationId": f"system:{path}",
+        "summary": summary,
+        "tags": ["system"],
+        "security": [],
+        "responses": responses,
+    }
 
 
 def _responses(answers: Document, error: Any, error_media: str, statuses: Iterable[int]) -> Document:

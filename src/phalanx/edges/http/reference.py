@@ -69,7 +69,9 @@ def _curl(method: str, path: str, media: str, content: dict[str, Any], *, secure
     example = next(iter(content.get("examples", {}).values()), None)
     if media:
         words.append(f"-H 'Content-Type: {media}'")
-        words.append("-d '" + json.dumps(example["value"], ensure_ascii=False) + "'" if example else "--data-binary @file")
+        words.append(
+            "-d '" + json.dumps(example["value"], ensure_ascii=False) + "'" if example else "--data-binary @file"
+        )
     return " \\\n  ".join(words)
 
 

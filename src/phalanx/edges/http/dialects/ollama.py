@@ -87,9 +87,7 @@ def decode_embeddings(wire: OllamaEmbeddingsRequest) -> EmbedRequest:
     return EmbedRequest(texts=[wire.prompt] if wire.prompt else [], model=_model(wire.model), normalize=False)
 
 
-def encode_embeddings(
-    wire: OllamaEmbeddingsRequest, response: EmbedResponse, call: Call
-) -> OllamaEmbeddingsResponse:
+def encode_embeddings(wire: OllamaEmbeddingsRequest, response: EmbedResponse, call: Call) -> OllamaEmbeddingsResponse:
     """Unwrap the vector."""
     _refuse(response)
     return OllamaEmbeddingsResponse(embedding=response.embeddings[0] if response.embeddings else [])
