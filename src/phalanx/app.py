@@ -20,11 +20,13 @@ from phalanx.ids import Uuid7
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
 from phalanx.operations import Entrance, Operation, Services, table
+from phalanx.ports import Clock, QuotaStore, UsageLog
 from phalanx.services.gate import Gate
 from phalanx.services.health import HealthService
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import KeyService
 from phalanx.services.models import ModelRegistry, ModelService
+from phalanx.services.periods import month_of, month_start
 from phalanx.services.text import TextService
 from phalanx.services.tiers import tier_policies
 from phalanx.settings import Settings
@@ -54,10 +56,12 @@ class App:
     health: HealthService
     metrics: Metrics
     log: Log
+    usage: UsageLog
     closing: AsyncExitStack
 
     @property
     def services(self) -> Services:
+        """What the rows run on."""
         return self.entrance.services
 
     async def load_models(self) -> None:
@@ -121,7 +125,14 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
         )
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         entrance = Entrance(gate, services, MemoryIdempotencyStore(clock))
-        yield App(settings, entrance, table(), registry, health, metrics, log, closing)
+        yield App(settings, entrance, table(), registry, health, metrics, log, usage, closing)
+
+
+async def _count_month(quotas: QuotaStore, usage: UsageLog, clock: Clock) -> None:
+    """Fill the month's counters from the ledger, since they live in memory."""
+    period = month_of(clock.now())
+    for organisation, requests in (await usage.requests_by_organisation(since=month_start(period))).items():
+        await quotas.reserve(organisation, period, requests, limit=None)
 
 
 def open_store(settings: Settings) -> ModelStore:

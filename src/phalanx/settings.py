@@ -144,162 +144,68 @@ LEVELS = ("trace", "debug", "info", "warn", "warning", "error")
 class Settings:
     """Everything that can be set. The annotation of a field is its row in the reference (`phalanx settings`)."""
 
+    # fmt: off
     # Serving
-    port: Annotated[
-        int, Variable("PORT", _integer(0, 65535), "port of the HTTP edge; 0 takes a free one", ("APP_PORT",))
-    ] = 8000
+    port: Annotated[int, Variable("PORT", _integer(0, 65535), "port of the HTTP edge; 0 takes a free one", ("APP_PORT",))] = 8000
     app_host: Annotated[str, Variable("APP_HOST", _text, "address to listen on")] = "127.0.0.1"
     workers: Annotated[int, Variable("WORKERS", _integer(1, 256), "worker processes")] = 1
-    app_env: Annotated[
-        str, Variable("APP_ENV", _choice("development", "production", "test"), "production refuses unsafe settings")
-    ] = "development"
+    app_env: Annotated[str, Variable("APP_ENV", _choice("development", "production", "test"), "production refuses unsafe settings")] = "development"
     app_name: Annotated[str, Variable("APP_NAME", _text, "name shown in the reference page")] = "Phalanx"
-    app_public_url: Annotated[
-        str, Variable("APP_PUBLIC_URL", _text, "address under which callers see the worker; for links and OpenAPI")
-    ] = ""
-    data_dir: Annotated[Path, Variable("DATA_DIR", _path, "folder for the database, the usage journal and models")] = (
-        dataclasses.field(default_factory=_user_data_dir)
-    )
-    tls_cert_file: Annotated[
-        Path | None,
-        Variable("TLS_CERT_FILE", _path, "certificate chain, PEM; with TLS_KEY_FILE the edge speaks TLS 1.2 or later"),
-    ] = None
+    app_public_url: Annotated[str, Variable("APP_PUBLIC_URL", _text, "address under which callers see the worker; for links and OpenAPI")] = ""
+    data_dir: Annotated[Path, Variable("DATA_DIR", _path, "folder for the database, the usage journal and models")] = dataclasses.field(default_factory=_user_data_dir)
+    tls_cert_file: Annotated[Path | None, Variable("TLS_CERT_FILE", _path, "certificate chain, PEM; with TLS_KEY_FILE the edge speaks TLS 1.2 or later")] = None
     tls_key_file: Annotated[Path | None, Variable("TLS_KEY_FILE", _path, "private key of the certificate, PEM")] = None
-    git_sha: Annotated[
-        str, Variable("GIT_SHA", _text, "commit shown by /health when the package does not know its own")
-    ] = ""
+    git_sha: Annotated[str, Variable("GIT_SHA", _text, "commit shown by /health when the package does not know its own")] = ""
 
     # Limits of a request
-    max_concurrent_requests: Annotated[
-        int, Variable("MAX_CONCURRENT_REQUESTS", _integer(1, 100_000), "computed calls under way at once; past it 503")
-    ] = 100
-    max_streams: Annotated[int, Variable("MAX_STREAMS", _integer(1, 100_000), "streams open at once; past it 503")] = (
-        256
-    )
-    request_timeout_ms: Annotated[
-        int, Variable("REQUEST_TIMEOUT", _integer(10, 3_600_000), "milliseconds a computed call may take; past it 504")
-    ] = 5000
-    server_read_timeout_secs: Annotated[
-        float,
-        Variable(
-            "SERVER_READ_TIMEOUT_SECS",
-            _number(0.1, MINUTES_10),
-            "seconds for a request's head, and for a stall in its body",
-        ),
-    ] = 15.0
-    server_write_timeout_secs: Annotated[
-        float,
-        Variable(
-            "SERVER_WRITE_TIMEOUT_SECS", _number(0.1, MINUTES_10), "seconds a reader may stall between two writes"
-        ),
-    ] = 30.0
-    server_idle_timeout_secs: Annotated[
-        float, Variable("SERVER_IDLE_TIMEOUT_SECS", _number(0.1, 3600), "seconds an idle connection is kept")
-    ] = 120.0
-    max_request_size_bytes: Annotated[
-        int, Variable("MAX_REQUEST_SIZE_BYTES", _integer(1024, 2**30), "largest request body")
-    ] = 10 * 2**20
-    drain_delay_secs: Annotated[
-        float,
-        Variable(
-            "DRAIN_DELAY_SECS", _number(0, MINUTES_10), "seconds between /readyz turning false and the listener closing"
-        ),
-    ] = 0.0
-    drain_timeout_secs: Annotated[
-        float,
-        Variable(
-            "DRAIN_TIMEOUT_SECS", _number(0, 3600), "seconds that calls under way are given to finish on shutdown"
-        ),
-    ] = 30.0
+    max_concurrent_requests: Annotated[int, Variable("MAX_CONCURRENT_REQUESTS", _integer(1, 100_000), "computed calls under way at once; past it 503")] = 100
+    max_streams: Annotated[int, Variable("MAX_STREAMS", _integer(1, 100_000), "streams open at once; past it 503")] = 256
+    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", _integer(10, 3_600_000), "milliseconds a computed call may take; past it 504")] = 5000
+    server_read_timeout_secs: Annotated[float, Variable("SERVER_READ_TIMEOUT_SECS", _number(0.1, MINUTES_10), "seconds for a request's head, and for a stall in its body")] = 15.0
+    server_write_timeout_secs: Annotated[float, Variable("SERVER_WRITE_TIMEOUT_SECS", _number(0.1, MINUTES_10), "seconds a reader may stall between two writes")] = 30.0
+    server_idle_timeout_secs: Annotated[float, Variable("SERVER_IDLE_TIMEOUT_SECS", _number(0.1, 3600), "seconds an idle connection is kept")] = 120.0
+    max_request_size_bytes: Annotated[int, Variable("MAX_REQUEST_SIZE_BYTES", _integer(1024, 2**30), "largest request body")] = 10 * 2**20
+    drain_delay_secs: Annotated[float, Variable("DRAIN_DELAY_SECS", _number(0, MINUTES_10), "seconds between /readyz turning false and the listener closing")] = 0.0
+    drain_timeout_secs: Annotated[float, Variable("DRAIN_TIMEOUT_SECS", _number(0, 3600), "seconds that calls under way are given to finish on shutdown")] = 30.0
 
     # Models
-    model_dir: Annotated[Path | None, Variable("MODEL_DIR", _path, "folder of the model store [DATA_DIR/models]")] = (
-        None
-    )
-    model_name: Annotated[str, Variable("MODEL_NAME", _text, "catalogue name or hub id of the text model")] = (
-        "all-MiniLM-L6-v2"
-    )
-    model_path: Annotated[
-        Path | None,
-        Variable("MODEL_PATH", _path, "a model of your own: an ONNX file beside tokenizer.json, or a folder"),
-    ] = None
-    max_tokens: Annotated[
-        int | None, Variable("MAX_TOKENS", _integer(3, 8192), "tokens a text is cut to [the model's own]")
-    ] = None
+    model_dir: Annotated[Path | None, Variable("MODEL_DIR", _path, "folder of the model store [DATA_DIR/models]")] = None
+    model_name: Annotated[str, Variable("MODEL_NAME", _text, "catalogue name or hub id of the text model")] = "all-MiniLM-L6-v2"
+    model_path: Annotated[Path | None, Variable("MODEL_PATH", _path, "a model of your own: an ONNX file beside tokenizer.json, or a folder")] = None
+    max_tokens: Annotated[int | None, Variable("MAX_TOKENS", _integer(3, 8192), "tokens a text is cut to [the model's own]")] = None
     engine: Annotated[str, Variable("ENGINE", _choice("auto", "openvino", "onnxruntime"), "inference engine")] = "auto"
     device: Annotated[str, Variable("DEVICE", _device, "auto, cpu or cuda:0 (extra `cuda`)")] = "auto"
-    precision: Annotated[
-        str,
-        Variable(
-            "PRECISION",
-            _choice("auto", "f32", "bf16", "int8"),
-            "arithmetic; auto takes bf16 where the CPU has it and the golden check holds",
-        ),
-    ] = "auto"
-    hf_endpoint: Annotated[str, Variable("HF_ENDPOINT", _text, "hub that `hf:` sources are taken from")] = (
-        "https://huggingface.co"
-    )
-    hf_token: Annotated[Secret, Variable("HF_TOKEN", Secret, "credential for gated repositories of that hub")] = (
-        NO_SECRET
-    )
+    precision: Annotated[str, Variable("PRECISION", _choice("auto", "f32", "bf16", "int8"), "arithmetic; auto takes bf16 where the CPU has it and the golden check holds")] = "auto"
+    hf_endpoint: Annotated[str, Variable("HF_ENDPOINT", _text, "hub that `hf:` sources are taken from")] = "https://huggingface.co"
+    hf_token: Annotated[Secret, Variable("HF_TOKEN", Secret, "credential for gated repositories of that hub")] = NO_SECRET
 
     # Callers
-    auth: Annotated[
-        str, Variable("AUTH", _choice("required", "off"), "off admits everybody, on a loopback address only")
-    ] = "required"
-    anonymous_scopes: Annotated[
-        tuple[Scope, ...], Variable("ANONYMOUS_SCOPES", _scopes, "scopes that need no credential, by comma")
-    ] = ()
+    auth: Annotated[str, Variable("AUTH", _choice("required", "off"), "off admits everybody, on a loopback address only")] = "required"
+    anonymous_scopes: Annotated[tuple[Scope, ...], Variable("ANONYMOUS_SCOPES", _scopes, "scopes that need no credential, by comma")] = ()
     api_key_prefix: Annotated[str, Variable("API_KEY_PREFIX", _key_prefix, "what API keys begin with")] = "fe_"
-    free_tier_limit: Annotated[
-        int, Variable("FREE_TIER_LIMIT", _integer(0, 10**15), "requests a month of a free organisation; hard")
-    ] = 10_000
-    pro_tier_limit: Annotated[
-        int, Variable("PRO_TIER_LIMIT", _integer(0, 10**15), "requests a month of a pro organisation; warns")
-    ] = 1_000_000
-    scale_tier_limit: Annotated[
-        int, Variable("SCALE_TIER_LIMIT", _integer(0, 10**15), "requests a month of a scale organisation; warns")
-    ] = 10_000_000
-    enforce_paid_limits: Annotated[bool, Variable("ENFORCE_PAID_LIMITS", _flag, "make the paid tiers' limits hard")] = (
-        False
-    )
-    rate_limit_enabled: Annotated[
-        bool, Variable("RATE_LIMIT_ENABLED", _flag, "limit the rate of free and anonymous callers")
-    ] = True
-    rate_limit_requests_per_minute: Annotated[
-        int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", _integer(1, 10**9), "their sustained rate")
-    ] = 60
+    free_tier_limit: Annotated[int, Variable("FREE_TIER_LIMIT", _integer(0, 10**15), "requests a month of a free organisation; hard")] = 10_000
+    pro_tier_limit: Annotated[int, Variable("PRO_TIER_LIMIT", _integer(0, 10**15), "requests a month of a pro organisation; warns")] = 1_000_000
+    scale_tier_limit: Annotated[int, Variable("SCALE_TIER_LIMIT", _integer(0, 10**15), "requests a month of a scale organisation; warns")] = 10_000_000
+    enforce_paid_limits: Annotated[bool, Variable("ENFORCE_PAID_LIMITS", _flag, "make the paid tiers' limits hard")] = False
+    rate_limit_enabled: Annotated[bool, Variable("RATE_LIMIT_ENABLED", _flag, "limit the rate of free and anonymous callers")] = True
+    rate_limit_requests_per_minute: Annotated[int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", _integer(1, 10**9), "their sustained rate")] = 60
     rate_limit_burst: Annotated[int, Variable("RATE_LIMIT_BURST", _integer(0, 10**9), "their burst on top")] = 20
 
     # Stores
     database_url: Annotated[Secret | None, Variable("DATABASE_URL", Secret, "database [SQLite in DATA_DIR]")] = None
-    l1_cache_size: Annotated[
-        int, Variable("L1_CACHE_SIZE", _integer(0, 10_000_000), "vectors kept in memory; 0 keeps none")
-    ] = 1000
-    cache_scope: Annotated[
-        str, Variable("CACHE_SCOPE", _choice("tenant", "shared"), "whether organisations share cached vectors")
-    ] = "tenant"
+    l1_cache_size: Annotated[int, Variable("L1_CACHE_SIZE", _integer(0, 10_000_000), "vectors kept in memory; 0 keeps none")] = 1000
+    cache_scope: Annotated[str, Variable("CACHE_SCOPE", _choice("tenant", "shared"), "whether organisations share cached vectors")] = "tenant"
 
     # Edge
-    request_id_header: Annotated[
-        str, Variable("REQUEST_ID_HEADER", _header, "header of the request id, in and out")
-    ] = "X-Request-Id"
+    request_id_header: Annotated[str, Variable("REQUEST_ID_HEADER", _header, "header of the request id, in and out")] = "X-Request-Id"
 
     # Watching
     log_level: Annotated[str, Variable("LOG_LEVEL", _choice(*LEVELS), "lowest level logged")] = "info"
-    rust_log: Annotated[
-        str | None,
-        Variable("RUST_LOG", _rust_log, "sets the level when LOG_LEVEL does not; `info,api=debug` is understood"),
-    ] = None
-    log_format: Annotated[
-        str, Variable("LOG_FORMAT", _choice("auto", "json", "console"), "auto is console on a terminal, else json")
-    ] = "auto"
-    metrics_enabled: Annotated[
-        bool, Variable("METRICS_ENABLED", _flag, "serve Prometheus metrics on PROMETHEUS_BIND")
-    ] = True
-    prometheus_bind: Annotated[
-        tuple[str, int], Variable("PROMETHEUS_BIND", _bind, "address of the metrics listener")
-    ] = ("127.0.0.1", 9500)
+    rust_log: Annotated[str | None, Variable("RUST_LOG", _rust_log, "sets the level when LOG_LEVEL does not; `info,api=debug` is understood")] = None
+    log_format: Annotated[str, Variable("LOG_FORMAT", _choice("auto", "json", "console"), "auto is console on a terminal, else json")] = "auto"
+    metrics_enabled: Annotated[bool, Variable("METRICS_ENABLED", _flag, "serve Prometheus metrics on PROMETHEUS_BIND")] = True
+    prometheus_bind: Annotated[tuple[str, int], Variable("PROMETHEUS_BIND", _bind, "address of the metrics listener")] = ("127.0.0.1", 9500)
+    # fmt: on
 
     @property
     def models_dir(self) -> Path:

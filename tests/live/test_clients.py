@@ -38,9 +38,9 @@ def test_the_openai_sdk_sees_errors(live: Any, key: str) -> None:
             client.embeddings.create(model="none", input="x")
         with pytest.raises(openai.BadRequestError, match="empty"):
             client.embeddings.create(model=MODEL, input="")
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="fe_wrong", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            client.models.list()
+    stranger = openai.OpenAI(base_url=f"{live.url}/v1", api_key="fe_wrong", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
 
 
 def test_the_ollama_client(live: Any, key: str) -> None:

@@ -22,6 +22,9 @@ from phalanx.contract.keys import (
     RevokeKeyRequest,
 )
 
+SCOPES_HELP = f"May be given several times: {', '.join(ALL_SCOPES)}."
+DEFAULT_SCOPE_LIST: list[str] = list(DEFAULT_SCOPES)
+
 app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 
@@ -38,7 +41,7 @@ def create(
     email: str = typer.Argument(help="Whose key it is."),
     tier: TierName = typer.Option(TierName.FREE, help="What the key may use."),
     name: str = typer.Option("default", help="A name to know the key by."),
-    scope: list[str] = typer.Option(list(DEFAULT_SCOPES), help=f"May be given several times: {', '.join(ALL_SCOPES)}."),
+    scope: list[str] = typer.Option(DEFAULT_SCOPE_LIST, help=SCOPES_HELP),
     days: int | None = typer.Option(None, min=1, max=3650, help="Days until the key expires; never unless given."),
     as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
 ) -> None:

@@ -6,8 +6,6 @@ at the end `settle`, on failure and cancellation too. Only `operations.call` use
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections.abc import Callable, Mapping
 
 from phalanx.contract.keys import ALL_SCOPES, Scope
@@ -16,6 +14,7 @@ from phalanx.errors import Forbidden, Overloaded, QuotaExceeded, RateLimited, Un
 from phalanx.ports import Clock, QuotaStore, RateLimiter, UsageLog
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import is_well_formed, key_digest
+from phalanx.services.periods import month_end, month_of
 from phalanx.services.ticket import Call, Caller, Credential, Meter, Ticket
 from phalanx.services.tiers import TierPolicy
 
@@ -105,7 +104,7 @@ class Gate:
             permits.take()
         try:
             now = self._clock.now()
-            period = _month(now)
+            period = month_of(now)
             await self._reserve_quota(caller, period)
         except BaseException:
             if permits is not None:
@@ -170,7 +169,7 @@ class Gate:
         if not decision.allowed:
             raise QuotaExceeded(
                 f"the {policy.monthly_requests} requests of this month are used up; the count starts anew next month",
-                retry_after_s=max(1.0, _month_end(period) - self._clock.now()),
+                retry_after_s=max(1.0, month_end(period) - self._clock.now()),
             )
 
     def _permits(self, computed: bool, streaming: bool) -> Permits | None:
@@ -182,14 +181,3 @@ class Gate:
 # With AUTH=off, which settings accept on a loopback address only, whoever reaches the port is trusted like its owner,
 # but is billed, so that usage can be looked at.
 OPERATOR_ON_LOOPBACK = Caller("local", "local", "local", "scale", EVERY_SCOPE)
-
-
-def _month(now: float) -> str:
-    """Return the UTC month of an instant, such as `2026-11`."""
-    return time.strftime("%Y-%m", time.gmtime(now))
-
-
-def _month_end(period: str) -> float:
-    """Return the epoch second at which a month ends."""
-    year, month = (int(part) for part in period.split("-"))
-    return float(calendar.timegm((year + month // 12, month % 12 + 1, 1, 0, 0, 0)))

@@ -114,7 +114,7 @@ class RequestCodec:
         bodies = self._operation.bodies
         if not self._has_body:
             return Body.NONE
-        if Body.JSON in bodies and (kind == JSON or kind.endswith("+json") or kind == NDJSON):
+        if Body.JSON in bodies and (kind in (JSON, NDJSON) or kind.endswith("+json")):
             return Body.JSON
         if Body.IMAGE in bodies and (kind.startswith("image/") or kind == "multipart/form-data" or kind == OCTETS):
             return Body.IMAGE

@@ -44,10 +44,8 @@ def reference_page(document: dict[str, Any]) -> bytes:
 
 
 def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str, Any]) -> str:
-    parts = [
-        f'<details><summary><span class="method">{method.upper()}</span><span class="path">{escape(path)}</span>'
-        f'<span class="dim">{escape(entry["summary"])}</span></summary>'
-    ]
+    parts = [f'<details><summary><span class="method">{method.upper()}</span><span class="path">{escape(path)}</span>']
+    parts.append(f'<span class="dim">{escape(entry["summary"])}</span></summary>')
     media, content = next(iter(entry.get("requestBody", {}).get("content", {}).items()), ("", {}))
     parts.append(f"<pre>{escape(_curl(method, path, media, content, secured=entry.get('security') != []))}</pre>")
     if entry.get("parameters"):
