@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-SAMPLE = 32
+SAMPLE = 8
 
 
 class BoundedCounters:

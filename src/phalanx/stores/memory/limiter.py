@@ -44,8 +44,6 @@ class MemoryRateLimiter:
         latest = now + interval * capacity
         if moved > latest:
             left = (latest - arrival) // interval
-            return RateDecision(
-                False, capacity, left, (arrival - now) / US_PER_S, (moved - latest) / US_PER_S
-            )
+            return RateDecision(False, capacity, left, (arrival - now) / US_PER_S, (moved - latest) / US_PER_S)
         self._arrivals.set(subject, moved)
         return RateDecision(True, capacity, (latest - moved) // interval, (moved - now) / US_PER_S, 0.0)

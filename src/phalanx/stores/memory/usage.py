@@ -27,9 +27,7 @@ class MemoryUsageLog:
             self._events.setdefault(event.id, event)
         return len(self._events) - before
 
-    async def totals(
-        self, *, organisation: str | None = None, since: float = 0.0, until: float = 1e12
-    ) -> UsageTotals:
+    async def totals(self, *, organisation: str | None = None, since: float = 0.0, until: float = 1e12) -> UsageTotals:
         """Sum the events with `since <= at < until` (epoch seconds), of one organisation or of all."""
         wanted = [
             event
@@ -47,9 +45,7 @@ class MemoryUsageLog:
     async def requests_by_organisation(self, *, since: float) -> dict[str, int]:
         """Count the billable requests, which are those that went well, with `since <= at` (epoch seconds)."""
         events = self._events.values()
-        return dict(
-            Counter(event.organisation for event in events if event.at >= since and event.status == OK)
-        )
+        return dict(Counter(event.organisation for event in events if event.at >= since and event.status == OK))
 
     async def ping(self) -> None:
         """Return at once: memory is never down."""

@@ -106,9 +106,7 @@ def downgrade(url: str, revision: str) -> None:
     """
     known = [script.revision for script in _scripts().walk_revisions()]
     if revision != BASE and revision not in known:
-        raise InvalidRequest(
-            f"there is no revision {revision!r}; there are {', '.join([BASE, *reversed(known)])}"
-        )
+        raise InvalidRequest(f"there is no revision {revision!r}; there are {', '.join([BASE, *reversed(known)])}")
     with _failures_as_unavailable(), _connect(sqlite_path(url)) as connection:
         _refuse_unknown_schema(connection)
         command.downgrade(_config(connection), revision)
@@ -126,9 +124,7 @@ def _failures_as_unavailable() -> Iterator[None]:
         reason = str(cause) if isinstance(cause, sqlite3.Error) else type(error).__name__
         raise Unavailable(f"the database cannot be used: {reason}") from error
     except OSError as error:
-        raise Unavailable(
-            f"the database cannot be used: {error.strerror}; see DATABASE_URL and DATA_DIR"
-        ) from error
+        raise Unavailable(f"the database cannot be used: {error.strerror}; see DATABASE_URL and DATA_DIR") from error
 
 
 @contextmanager

@@ -21,9 +21,7 @@ class SqlKeyStore:
     async def find(self, digest: str) -> KeyRecord | None:
         """Return the key with this hex SHA-256, revoked and expired ones too, or None."""
         async with self._database.transaction() as connection:
-            row = (
-                await connection.execute(select(api_keys).where(api_keys.c.digest == digest))
-            ).one_or_none()
+            row = (await connection.execute(select(api_keys).where(api_keys.c.digest == digest))).one_or_none()
         return None if row is None else _record(row)
 
     async def add(self, record: KeyRecord) -> None:

@@ -26,17 +26,13 @@ def sqlite_path(url: str) -> Path:
         raise ValueError(f"DATABASE_URL {found}; this version understands sqlite:///path")
     path = url.removeprefix(scheme)
     if path in ("", ":memory:"):
-        raise ValueError(
-            "DATABASE_URL names no file, and nothing would outlive the worker; use sqlite:///path"
-        )
+        raise ValueError("DATABASE_URL names no file, and nothing would outlive the worker; use sqlite:///path")
     return Path(path)
 
 
 def sqlite_url(path: Path, driver: str) -> URL:
     """Return SQLAlchemy's URL of an existing file. A missing one is an error, not a new database."""
-    return URL.create(
-        f"sqlite+{driver}", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
-    )
+    return URL.create(f"sqlite+{driver}", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"})
 
 
 def create_file(path: Path) -> None:

@@ -40,23 +40,17 @@ class SqlUsageLog:
         async with self._database.transaction() as connection:
             return (await connection.exec_driver_sql(self._insert, rows)).rowcount
 
-    async def totals(
-        self, *, organisation: str | None = None, since: float = 0.0, until: float = 1e12
-    ) -> UsageTotals:
+    async def totals(self, *, organisation: str | None = None, since: float = 0.0, until: float = 1e12) -> UsageTotals:
         """Sum the events with `since <= at < until` (epoch seconds), of one organisation or of all."""
         columns = usage_events.c
-        sums = [
-            func.coalesce(func.sum(column), 0) for column in (columns.units, columns.tokens, columns.cached)
-        ]
+        sums = [func.coalesce(func.sum(column), 0) for column in (columns.units, columns.tokens, columns.cached)]
         failed = func.count().filter(columns.status != OK)
         query = select(func.count(), *sums, failed).where(columns.at >= since, columns.at < until)
         if organisation is not None:
             query = query.where(columns.organisation == organisation)
         async with self._database.transaction() as connection:
             requests, units, tokens, cached, errors = (await connection.execute(query)).one()
-        return UsageTotals(
-            requests=requests, units=int(units), tokens=int(tokens), cached=int(cached), errors=errors
-        )
+        return UsageTotals(requests=requests, units=int(units), tokens=int(tokens), cached=int(cached), errors=errors)
 
     async def requests_by_organisation(self, *, since: float) -> dict[str, int]:
         """Count the billable requests, which are those that went well, with `since <= at` (epoch seconds)."""

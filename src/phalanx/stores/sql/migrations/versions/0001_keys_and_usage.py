@@ -45,9 +45,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_usage_events"),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        "ix_usage_events_organisation_at_status", "usage_events", ["organisation", "at", "status"]
-    )
+    op.create_index("ix_usage_events_organisation_at_status", "usage_events", ["organisation", "at", "status"])
 
 
 def downgrade() -> None:
