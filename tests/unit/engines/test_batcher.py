@@ -158,7 +158,7 @@ def test_coming_back_is_no_way_out_of_debt() -> None:
 
 
 def test_joining_the_batches_of_others_is_paid_for() -> None:
-    """A bulk caller of the common length, which others' items have too, gets no more than one of a rare length."""
+    """A bulk caller whose items fit into the batches of others gets no more than one whose do not."""
     queue = batcher()
     queued(queue, *(entry("common", 16) for _ in range(5000)))
     queued(queue, *(entry("rare", 256) for _ in range(500)))
