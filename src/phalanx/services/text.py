@@ -28,7 +28,7 @@ from phalanx.contract.text import (
 )
 from phalanx.contract.vector import Vector
 from phalanx.engines.text.model import PreparedText
-from phalanx.engines.text.vectors import finish
+from phalanx.engines.text.vectors import finish, unit
 from phalanx.errors import InvalidRequest, PhalanxError, TooLarge
 from phalanx.ports import CachedVector, Submission, VectorCache
 from phalanx.services.models import ModelRegistry, ServedText
@@ -142,7 +142,7 @@ class TextService:
             if one.error is not None:
                 raise one.error
         _, tokens = _settle(ticket, served, found)
-        rows = np.stack([finish(one.raw, normalize=True, dimensions=None, output="float") for one in found])
+        rows = unit(np.stack([one.raw for one in found if one.raw is not None]))
         cosines = np.clip(rows[1:] @ rows[0], -1.0, 1.0)
         return SimilarityResponse(
             similarities=[float(c) for c in cosines], model=served.name, usage=TokenUsage(tokens=tokens)

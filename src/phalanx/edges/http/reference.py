@@ -46,13 +46,15 @@ def reference_page(document: dict[str, Any]) -> bytes:
 def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str, Any]) -> str:
     parts = [f'<details><summary><span class="method">{method.upper()}</span><span class="path">{escape(path)}</span>']
     parts.append(f'<span class="dim">{escape(entry["summary"])}</span></summary>')
-    media, content = next(iter(entry.get("requestBody", {}).get("content", {}).items()), ("", {}))
+    contents: dict[str, dict[str, Any]] = entry.get("requestBody", {}).get("content", {})
+    media = next(iter(contents), "")
+    content = contents.get(media, {})
     parts.append(f"<pre>{escape(_curl(method, path, media, content, secured=entry.get('security') != []))}</pre>")
     if entry.get("parameters"):
         parts.append(_fields("Parameters", {p["name"]: p["schema"] for p in entry["parameters"]}, document))
     if "schema" in content:
         parts.append(_fields("Request", _properties(content["schema"], document), document))
-    answer = next(iter(entry["responses"]["200"]["content"].values()), {})
+    answer: dict[str, Any] = next(iter(entry["responses"]["200"]["content"].values()), {})
     parts.append(_fields("Answer", _properties(answer.get("schema", {}), document), document))
     return "".join(parts) + "</details>"
 
