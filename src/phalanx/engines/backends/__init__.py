@@ -1,0 +1,117 @@
+"""Backends: what runs a text encoder's graph. One of them is chosen when a model is loaded, and named in `/info`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.engines.backends.devices import has_native_bf16, sees_gpu
+from phalanx.engines.threads import usable_cpus
+from phalanx.errors import Unavailable
+
+EngineName = Literal["auto", "openvino", "onnxruntime"]
+Precision = Literal["f32", "bf16"]
+Ids = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """A graph of a text encoder, loaded. One thread uses it."""
+
+    @property
+    def name(self) -> str:
+        """`openvino` or `onnxruntime`."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:<n>`."""
+        ...
+
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself, such as the processor's model name."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`f32`, `bf16` or `int8`: the arithmetic of the products."""
+        ...
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the graph gives one vector a text, `[batch, d]`, rather than one a token, `[batch, seq, d]`."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a vector."""
+        ...
+
+    def infer(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
+        """Run one batch, both inputs `[batch, seq]`. The result may be the backend's own memory: valid until the next call."""
+        ...
+
+
+def open_backend(
+    graph: Path,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
+    fixed_shapes: Sequence[tuple[int, int]] = (),
+) -> Backend:
+    """Load a graph.
+
+    `engine` auto is OpenVINO on a processor and ONNX Runtime on a GPU; `device` auto is the first GPU where one can
+    really be used, else the processor. `threads` is by default what the CPU quota allows. `fixed_shapes` are those
+    `(batch, seq)` that are worth memory of their own to be fastest. Raises `Unavailable` naming what to change.
+    """
+    place = choose_device(engine, device)
+    if place != "cpu" or engine == "onnxruntime":
+        from phalanx.engines.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(graph, device=place, precision=precision, threads=threads or usable_cpus())
+    from phalanx.engines.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(graph, precision=precision, threads=threads or usable_cpus(), fixed_shapes=fixed_shapes)
+
+
+def choose_device(engine: EngineName, device: str) -> str:
+    """Return `cpu` or `cuda:<n>` for what was asked.
+
+    Raises `Unavailable` when it cannot be had: a GPU without ONNX Runtime's CUDA provider, or with OpenVINO.
+    """
+    if device == "cpu" or (device == "auto" and (engine == "openvino" or not sees_gpu())):
+        return "cpu"
+    if device != "auto" and not re.fullmatch(r"cuda:\d{1,3}", device):
+        raise Unavailable(f"DEVICE is {device!r}; it may be auto, cpu, or cuda:0 and further numbers")
+    if engine == "openvino":
+        raise Unavailable(
+            f"DEVICE is {device} and ENGINE openvino, which runs on the processor; set ENGINE=onnxruntime"
+        )
+    from phalanx.engines.backends.onnxruntime import has_cuda
+
+    if has_cuda():
+        return "cuda:0" if device == "auto" else device
+    if device == "auto":
+        return "cpu"
+    raise Unavailable(
+        f"DEVICE is {device}, but this ONNX Runtime has no CUDA provider: pip uninstall onnxruntime, then "
+        "pip install 'phalanx[cuda]'; or set DEVICE=cpu"
+    )
+
+
+def runs_bf16(engine: EngineName, device: str) -> bool:
+    """Whether bfloat16 is to be had with this engine and device, in hardware."""
+    if engine == "onnxruntime" or choose_device(engine, device) != "cpu":
+        return False
+    from phalanx.engines.backends.openvino import offers_bf16
+
+    return has_native_bf16() and offers_bf16()

@@ -1,0 +1,83 @@
+"""ONNX Runtime: float32 on the processor or on an NVIDIA GPU, and int8 where the graph says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from phalanx.engines.backends import Ids, Precision, Vectors
+from phalanx.engines.backends.devices import gpu_name, processor_name
+from phalanx.engines.backends.signature import read_signature
+from phalanx.errors import Unavailable
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+PRECISION_KEY = "phalanx.precision"
+"""The entry of a graph's metadata in which our own conversions say what they made."""
+
+
+def has_cuda() -> bool:
+    """Whether this ONNX Runtime was built for CUDA."""
+    return CUDA in ort.get_available_providers()
+
+
+class OnnxRuntimeBackend:
+    """One session. Its results are arrays of their own."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, *, device: str = "cpu", precision: Precision = "f32", threads: int) -> None:
+        if precision != "f32":
+            raise Unavailable(
+                f"PRECISION is {precision}, which ONNX Runtime has not; set PRECISION=f32, or ENGINE=openvino"
+            )
+        self.device = device
+        self._session = _open(graph, device, threads)
+        if device != "cpu" and CUDA not in self._session.get_providers():
+            raise Unavailable(
+                f"DEVICE is {device}, but CUDA could not be started there; see the log, or set DEVICE=cpu"
+            )
+        self.device_name = processor_name() if device == "cpu" else gpu_name(_number(device))
+        signature = read_signature(
+            graph.name,
+            {port.name: len(port.shape) for port in self._session.get_inputs()},
+            {
+                port.name: tuple(size if isinstance(size, int) else None for size in port.shape)
+                for port in self._session.get_outputs()
+            },
+        )
+        self.precision = self._session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY, precision)
+        self.pooled, self.dimensions = signature.pooled, signature.dimensions
+        self._outputs = [signature.output]
+        self._wants_kinds = signature.wants_kinds
+
+    def infer(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
+        """Run one batch."""
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._wants_kinds:
+            feeds["token_type_ids"] = np.zeros_like(input_ids)
+        result: Vectors = self._session.run(self._outputs, feeds)[0]
+        return result
+
+
+def _open(graph: Path, device: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A pool that spins while it waits takes a core from the rest of the worker for nothing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps the most that any shape ever needed; the system's allocator gives it back.
+    options.enable_cpu_mem_arena = False
+    providers = [CPU] if device == "cpu" else [(CUDA, {"device_id": _number(device)}), CPU]
+    try:
+        return ort.InferenceSession(str(graph), options, providers=providers)
+    except Exception as error:  # its exceptions share no other class
+        raise Unavailable(f"ONNX Runtime cannot load {graph.name}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _number(device: str) -> int:
+    return int(device.removeprefix("cuda:"))
