@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,13 +12,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Dialect, create_engine, literal, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Dialect, Table, create_engine, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from phalanx.errors import InvalidRequest, Unavailable
-from phalanx.stores.sql.sqlite import begin_immediate, create_file, sqlite_path, sqlite_url, tune
+from phalanx.stores.sql.sqlite import begin_immediate, create_file, sqlite_path, tune
 from phalanx.stores.sql.tables import api_keys
 
 BUSY_TIMEOUT_S = 5.0
@@ -28,10 +30,16 @@ BASE = "base"
 
 
 class Database:
-    """Connections to one database, for the adapters of the ports. `close` it when they are done."""
+    """Connections to one database, for the adapters of the ports. `close` it when they are done.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Who finds all `connections` in use waits for up to `patience_s` seconds. The engine's pool must have room for as
+    many: waiting there would go on for long after a connection could not be made.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, connections: int, patience_s: float) -> None:
         self._engine = engine
+        self._free = asyncio.Semaphore(connections)
+        self._patience_s = patience_s
         self._open = True
 
     @property
@@ -39,18 +47,29 @@ class Database:
         """The dialect that statements are rendered for."""
         return self._engine.dialect
 
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """Begin an INSERT that can say what happens on a conflict."""
+        return postgresql.insert(table) if self.dialect.name == "postgresql" else sqlite.insert(table)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Run a transaction: committed at the end, rolled back when the body raises.
 
-        Raises `Unavailable` for whatever the database fails with, save `IntegrityError`, which the body asked
-        for.
+        Raises `Unavailable` for whatever the database fails with.
         """
         if not self._open:
             raise Unavailable("the database is closed: the worker is stopping")
-        with _failures_as_unavailable():
-            async with self._engine.begin() as connection:
-                yield connection
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Unavailable("the database cannot be used: all connections are busy") from None
+        try:
+            with _failures_as_unavailable():
+                async with self._engine.begin() as connection:
+                    yield connection
+        finally:
+            self._free.release()
 
     async def ping(self) -> None:
         """Return when a table can be read; raise `Unavailable` when not."""
@@ -69,10 +88,11 @@ def open_database(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Databa
     `sqlite:///path` and `sqlite+aiosqlite:///path` are understood, a fourth slash making the path absolute;
     ValueError for others. A writer waits for another one for `busy_timeout_s` seconds before it gives up.
     """
-    target = sqlite_url(sqlite_path(url), "aiosqlite")
-    engine = create_async_engine(target, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=busy_timeout_s)
-    tune(engine.sync_engine, busy_timeout_s)
-    return Database(engine)
+    path = sqlite_path(url)
+    target = URL.create("sqlite+aiosqlite", database=str(path))
+    engine = create_async_engine(target, pool_size=POOL_SIZE, max_overflow=0)
+    tune(engine.sync_engine, path, busy_timeout_s)
+    return Database(engine, connections=POOL_SIZE, patience_s=busy_timeout_s)
 
 
 def migrate(url: str) -> None:
@@ -117,8 +137,6 @@ def _failures_as_unavailable() -> Iterator[None]:
     """Turn failures of the database or the file system into `Unavailable`, for a reason that names no path."""
     try:
         yield
-    except IntegrityError:
-        raise
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None)
         reason = str(cause) if isinstance(cause, sqlite3.Error) else type(error).__name__
@@ -129,8 +147,8 @@ def _failures_as_unavailable() -> Iterator[None]:
 
 @contextmanager
 def _connect(path: Path) -> Iterator[Connection]:
-    engine = create_engine(sqlite_url(path, "pysqlite"), poolclass=NullPool)
-    tune(engine, BUSY_TIMEOUT_S)
+    engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)), poolclass=NullPool)
+    tune(engine, path, BUSY_TIMEOUT_S)
     begin_immediate(engine)
     with engine.begin() as connection:
         yield connection

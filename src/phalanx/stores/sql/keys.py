@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, select, update
 
 from phalanx.contract.keys import KeyRecord
 from phalanx.errors import Conflict
@@ -26,11 +25,11 @@ class SqlKeyStore:
 
     async def add(self, record: KeyRecord) -> None:
         """Store a new key. Raises `Conflict` when its id or digest is already there."""
-        try:
-            async with self._database.transaction() as connection:
-                await connection.execute(insert(api_keys).values(msgspec.structs.asdict(record)))
-        except IntegrityError as error:
-            raise Conflict(f"the key {record.id!r}, or one with the same text, is there already") from error
+        statement = self._database.insert(api_keys).on_conflict_do_nothing().values(msgspec.structs.asdict(record))
+        async with self._database.transaction() as connection:
+            added = (await connection.execute(statement)).rowcount
+        if not added:
+            raise Conflict(f"the key {record.id!r}, or one with the same text, is there already")
 
     async def list(self, *, organisation: str | None = None) -> list[KeyRecord]:
         """Return all keys, or those of one organisation, oldest first."""

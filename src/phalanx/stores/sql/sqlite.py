@@ -9,11 +9,11 @@ second, and no call waits for them, so there would be nothing to win.
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import Engine, event
 
 SCHEMES = ("sqlite:///", "sqlite+aiosqlite:///")
 
@@ -30,19 +30,21 @@ def sqlite_path(url: str) -> Path:
     return Path(path)
 
 
-def sqlite_url(path: Path, driver: str) -> URL:
-    """Return SQLAlchemy's URL of an existing file. A missing one is an error, not a new database."""
-    return URL.create(f"sqlite+{driver}", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"})
-
-
 def create_file(path: Path) -> None:
     """Make the file (mode 0600) and its folders (0700) unless they are there; SQLite follows suit."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def tune(engine: Engine, busy_timeout_s: float) -> None:
+def tune(engine: Engine, path: Path, busy_timeout_s: float) -> None:
     """Set up each new connection of an engine; see the module."""
+
+    @event.listens_for(engine, "do_connect")
+    def look(*_arguments: object) -> None:
+        # SQLite would make a missing file, and serve from an empty database what should be an alarm. Failing here
+        # also spares the driver's thread, which on a failure to open outlives the event loop and complains.
+        if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
+            raise sqlite3.OperationalError("unable to open database file")
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:

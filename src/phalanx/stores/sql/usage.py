@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, select
 
 from phalanx.contract.usage import UsageEvent, UsageTotals
 from phalanx.stores.sql.database import Database
 from phalanx.stores.sql.tables import usage_events
 
 OK = "ok"
-INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 
 
 class SqlUsageLog:
@@ -24,11 +19,10 @@ class SqlUsageLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        dialect = database.dialect
-        statement = INSERT[dialect.name](usage_events).on_conflict_do_nothing(index_elements=["id"])
-        # Rendered once, and given tuples in the order of the event's fields, an insert takes the event loop 2
-        # µs an event. SQLAlchemy's own handling of each row takes 8.
-        compiled = statement.compile(dialect=dialect, column_keys=UsageEvent.__struct_fields__)
+        statement = database.insert(usage_events).on_conflict_do_nothing()
+        # Rendered once, and given tuples in the order of the event's fields, an insert takes the event loop
+        # 2 µs an event. SQLAlchemy's own handling of each row takes 8.
+        compiled = statement.compile(dialect=database.dialect, column_keys=UsageEvent.__struct_fields__)
         assert tuple(compiled.positiontup or ()) == UsageEvent.__struct_fields__
         self._insert = str(compiled)
 
