@@ -1,0 +1,61 @@
+"""What the connections of one server share, and where each of them stands."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from uvicorn.server import ServerState
+
+from phalanx.telemetry import Log
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """What one connection may take. Times are in seconds, sizes in bytes."""
+
+    read_timeout_s: float = 15.0
+    """For a whole head, for a silence within a body, and the window in which a body must keep `min_rate`."""
+    write_timeout_s: float = 30.0
+    """The window in which a peer that lets answers pile up must keep `min_rate` as it reads."""
+    idle_timeout_s: float = 120.0
+    min_rate: float = 500.0
+    """Bytes per second: the value that Apache's mod_reqtimeout ships with."""
+    max_connections: int = 8192
+    max_head_bytes: int = 32768
+    max_head_fields: int = 100
+    max_pipelined: int = 16
+    """Requests that wait behind one that is being answered."""
+
+
+class Connections(ServerState):
+    """uvicorn's shared state and ours. `on_refused` is told the code of every refusal made below the application."""
+
+    def __init__(
+        self, limits: ConnectionLimits, log: Log, request_id_header: str, on_refused: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self.limits = limits
+        self.log = log
+        self.request_id_header = request_id_header.lower().encode()
+        self.on_refused = on_refused
+        self.draining = False
+        self.all_closed = asyncio.Event()
+
+
+class Phase(enum.Enum):
+    """Where a connection stands with what it reads."""
+
+    IDLE = enum.auto()
+    """Between requests."""
+    HEAD = enum.auto()
+    """Waiting for a head; so is a connection that has sent nothing yet."""
+    BODY = enum.auto()
+    WHOLE = enum.auto()
+    """The newest request was read in full, and is owed an answer."""
+    STOPPED = enum.auto()
+    """Answers are owed, after which the connection closes; nothing more is parsed."""
+    CLOSING = enum.auto()
+    """No more is sent than is in the buffers; what arrives is dropped."""
