@@ -171,22 +171,13 @@ class Batcher(Generic[E]):
     def _next_caller(self) -> _Caller[E]:
         """Return the caller whose turn it is, having given a turn to each one before it that owes."""
         while True:
-            for _ in range(len(self._callers)):
-                tenant, caller = next(iter(self._callers.items()))
-                if caller.credit <= 0:
-                    caller.credit += self._quantum
-                if caller.tokens and caller.credit > 0:
-                    return caller
-                self._callers.move_to_end(tenant)
-                self._forget_if_settled(tenant, caller)
-            self._skip_rounds()
-
-    def _skip_rounds(self) -> None:
-        """Go at once through the rounds in which everybody with something waiting still owes."""
-        callers = self._callers.values()
-        credit = self._quantum * min(-caller.credit // self._quantum for caller in callers if caller.tokens)
-        for caller in callers:
-            caller.credit = min(0, caller.credit + credit)
+            tenant, caller = next(iter(self._callers.items()))
+            if caller.credit <= 0:
+                caller.credit += self._quantum
+            if caller.tokens and caller.credit > 0:
+                return caller
+            self._callers.move_to_end(tenant)
+            self._forget_if_settled(tenant, caller)
 
     def _join(self, length: int, room: int, now: float, taken: Taken[E]) -> None:
         """Fill the batch up to `room` with items of one padded length, callers taking turns item by item.

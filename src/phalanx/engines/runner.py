@@ -109,9 +109,7 @@ class Runner(Generic[P, R]):
             return []
         now = self._now()
         if deadline <= now:
-            raise DeadlineExceeded(
-                f"the deadline had passed by {now - deadline:.3f} s when the call was queued"
-            )
+            raise DeadlineExceeded(f"the deadline had passed by {now - deadline:.3f} s when the call was queued")
         request = Request(len(submissions), now)
         timer = None
         if deadline < math.inf:
@@ -184,9 +182,7 @@ class Runner(Generic[P, R]):
         busy_since = self._busy_since
         return self._thread.is_alive() and (busy_since is None or now - busy_since <= self._stuck_after_s)
 
-    def _enqueue(
-        self, request: Request, submissions: Sequence[Submission[P]], tenant: str, deadline: float
-    ) -> None:
+    def _enqueue(self, request: Request, submissions: Sequence[Submission[P]], tenant: str, deadline: float) -> None:
         """Queue what is not under way already, all or nothing, and wake the engine thread if it sleeps."""
         fresh: list[Job[P]] = []
         with self._lock:
@@ -355,19 +351,14 @@ class Runner(Generic[P, R]):
             left = {request.wait for job in jobs for request in job.waiters}
             for job in jobs:
                 self._forget(job)
-                job.waiters.clear()
         settle_from_afar(left, self._stopped)
 
     def _stopped(self) -> PhalanxError:
-        return Unavailable(
-            f"the engine of {self._name!r} stopped before the call was computed", retry_after_s=1
-        )
+        return Unavailable(f"the engine of {self._name!r} stopped before the call was computed", retry_after_s=1)
 
 
 def _too_late() -> PhalanxError:
-    return DeadlineExceeded(
-        "the call was not computed before its deadline; send less at once or allow more time"
-    )
+    return DeadlineExceeded("the call was not computed before its deadline; send less at once or allow more time")
 
 
 def _shown(error: Exception) -> PhalanxError:

@@ -16,9 +16,7 @@ from phalanx.engines.batcher import LIKE_LENGTH, Batcher, Entry, padded
 BUDGET = 1024
 
 
-def batcher(
-    *, max_items: int = 64, max_waiting_tokens: int = 1 << 30, token_budget: int = BUDGET
-) -> Batcher[Entry]:
+def batcher(*, max_items: int = 64, max_waiting_tokens: int = 1 << 30, token_budget: int = BUDGET) -> Batcher[Entry]:
     return Batcher(token_budget=token_budget, max_items=max_items, max_waiting_tokens=max_waiting_tokens)
 
 
@@ -112,9 +110,7 @@ def test_discarding_what_does_not_wait_is_an_error() -> None:
 
 def test_an_item_whose_deadline_has_passed_is_returned_apart_and_not_charged() -> None:
     queue = batcher()
-    late, kept, also_late = queued(
-        queue, entry(deadline=5.0), entry(deadline=5.1), entry(length=200, deadline=4.0)
-    )
+    late, kept, also_late = queued(queue, entry(deadline=5.0), entry(deadline=5.1), entry(length=200, deadline=4.0))
     assert queue.take(5.0) == ([kept], [late])
     assert queue.take(5.0) == ([], [also_late])
     assert (queue.waiting_items, queue.waiting_tokens) == (0, 0)
@@ -155,6 +151,25 @@ def test_coming_back_is_no_way_out_of_debt() -> None:
         queued(queue, *(entry("eager", 16) for _ in range(64)))
         owners.append({one.tenant for one in queue.take(0.0).batch})
     assert 18 <= owners.count({"patient"}) <= 22
+
+
+def test_debts_end_when_nobody_waits() -> None:
+    queue = batcher()
+    queued(queue, *(entry("yesterday's bulk", 16) for _ in range(64)))
+    queue.take(0.0)
+    first, second = queued(queue, entry("yesterday's bulk", 16), entry("another", 256))
+    assert [queue.take(0.0).batch for _ in range(2)] == [[first], [second]]
+
+
+def test_a_caller_that_was_away_has_saved_up_no_turns() -> None:
+    """While a caller with giant items pays them off, another one comes back and gets its part, not more."""
+    queue = batcher()
+    queued(queue, *(entry("giant", 8192) for _ in range(20)), *(entry("back", 128) for _ in range(8)))
+    while queue.waiting_items > 15:
+        queue.take(0.0)
+    queued(queue, *(entry("back", 128) for _ in range(1000)))
+    tokens = Counter(one.tenant for _ in range(60) for one in queue.take(0.0).batch)
+    assert abs(tokens["giant"] * 8192 - tokens["back"] * 128) < 4 * 8192
 
 
 def test_joining_the_batches_of_others_is_paid_for() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -66,6 +68,24 @@ class Picky(Capitals):
         if item.word == "long":
             raise TextTooLong("300 tokens, 256 are allowed")
         return super().compute(item)
+
+
+class Stepped(Picky):
+    """Runs each batch when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps = threading.Semaphore(0)
+
+    def run(self, batch: Sequence[Item]) -> Sequence[str]:
+        results = [item.word for item in batch]
+        self.batches.append(results)
+        self._entered.release()
+        assert self._steps.acquire(timeout=10), "the test never let the engine go"
+        return [self.compute(item) for item in batch]
+
+    def step(self) -> None:
+        self._steps.release()
 
 
 class ManualClock:
@@ -481,6 +501,53 @@ async def test_an_item_that_nobody_waits_for_any_more_is_not_tried_alone() -> No
 
 
 @on_a_loop
+async def test_who_comes_for_an_item_that_was_given_up_starts_it_anew_and_shares_it_again() -> None:
+    engine = Stepped()
+    runner = started(engine)
+    blocker = submit(runner, "x")
+    await engine.entered()
+    leaving = submit(runner, "a", shared=True, tenant="two")
+    staying = submit(runner, "poison")
+    await queued(leaving, staying)
+    engine.step()
+    await engine.entered()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    engine.step()
+    await engine.entered()
+    anew = submit(runner, "a", shared=True, tenant="two")
+    await queued(anew)
+    engine.step()
+    await engine.entered()
+    again = submit(runner, "a", shared=True, tenant="two")
+    await queued(again)
+    engine.step()
+    assert values(await anew) == values(await again) == ["A"]
+    assert engine.batches == [["x"], ["a", "poison"], ["poison"], ["a"]]
+    await asyncio.gather(blocker, staying)
+    await runner.stop(1)
+
+
+@on_a_loop
+async def test_nothing_of_a_finished_request_is_kept() -> None:
+    class Weighty:
+        length = 10
+        word = "a"
+
+    runner = started(Capitals())
+    item = Weighty()
+    kept = weakref.ref(item)
+    gc.disable()
+    try:
+        await runner.submit([Submission(item)], tenant="one", deadline=math.inf)  # type: ignore[arg-type]
+        await runner.stop(1)
+        del item
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@on_a_loop
 async def test_an_engine_that_returns_too_few_results_fails_the_batch_and_not_the_thread() -> None:
     class Forgetful(Capitals):
         def run(self, batch: Sequence[Item]) -> Sequence[str]:
@@ -588,7 +655,7 @@ async def test_a_full_queue_still_lets_followers_and_small_callers_in() -> None:
     runner = started(engine, max_waiting_tokens=1600)
     running = submit(runner, "x")
     await engine.entered()
-    bulk = submit(runner, *(f"w{number}" for number in range(80)), tenant="bulk", shared=True)
+    bulk = submit(runner, *(f"w{number}" for number in range(120)), tenant="bulk", shared=True)
     await queued(bulk)
     with pytest.raises(Overloaded):
         await submit(runner, "one more", tenant="bulk")
