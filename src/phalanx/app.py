@@ -15,6 +15,9 @@ from phalanx.edges.http.codec import encode_json
 from phalanx.edges.http.openapi import openapi
 from phalanx.edges.http.reference import reference_page
 from phalanx.edges.http.system import Documents, SystemEndpoints
+from phalanx.engines.runner import BatchFacts
+from phalanx.engines.text.load import EngineChoice
+from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
 from phalanx.ids import Uuid7
 from phalanx.models.catalogue import load_catalogue
@@ -25,7 +28,8 @@ from phalanx.services.gate import Gate
 from phalanx.services.health import HealthService
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import KeyService
-from phalanx.services.models import ModelRegistry, ModelService
+from phalanx.services.loading import served_from_store
+from phalanx.services.models import ModelRegistry, ModelService, ServedText
 from phalanx.services.periods import month_of, month_start
 from phalanx.services.text import TextService
 from phalanx.services.tiers import tier_policies
@@ -42,7 +46,7 @@ from phalanx.stores.sql.usage import SqlUsageLog
 from phalanx.telemetry import Log, Metrics
 
 TOKEN_BUDGET = 1024
-MAX_WAITING_TOKENS = 64 * 1024
+MAX_WAITING_TOKENS = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class App:
     async def load_models(self) -> None:
         """Load the text model, warm it, and let the canary sing. What is missing is said by /readyz and by each call."""
         try:
-            served = await asyncio.to_thread(_load_text, self.settings, self.metrics, self.log)
+            served = await asyncio.to_thread(_load_text, self.settings, self.metrics)
         except PhalanxError as error:
             self.registry.mark_missing(self.registry.default, error.detail)
             self.log.error("model missing", model=self.registry.default, reason=error.detail)
@@ -83,7 +87,7 @@ class App:
         queue.set_function(lambda: served.runner.stats().waiting_tokens)
         self.log.info(
             "model ready", model=spec.name, version=spec.version, device=backend.device_name,
-            engine=backend.name, precision=backend.precision, threads=backend.threads,
+            engine=backend.name, precision=backend.precision, threads=usable_cpus(),
         )  # fmt: skip
 
 
@@ -126,6 +130,34 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         entrance = Entrance(gate, services, MemoryIdempotencyStore(clock))
         yield App(settings, entrance, table(), registry, health, metrics, log, usage, closing)
+
+
+def _load_text(settings: Settings, metrics: Metrics) -> ServedText:
+    choice = EngineChoice(engine=settings.engine, device=settings.device, precision=settings.precision)
+    return served_from_store(
+        open_store(settings), settings.model_name, choice, max_tokens=settings.max_tokens, token_budget=TOKEN_BUDGET,
+        max_waiting_tokens=MAX_WAITING_TOKENS,        on_batch=_batch_metrics(metrics, settings.model_name),
+    )  # fmt: skip
+
+
+def _batch_metrics(metrics: Metrics, model: str) -> Callable[[BatchFacts], None]:
+    """Return what notes a batch; it runs on the engine thread, so the children are made beforehand."""
+    queue, engine = (
+        metrics.histogram("phalanx_queue_seconds", model),
+        metrics.histogram("phalanx_engine_seconds", model),
+    )
+    size, padding = metrics.histogram("phalanx_batch_tokens", model), metrics.counter("phalanx_padding_tokens", model)
+    tokens = metrics.counter("phalanx_tokens", model)
+
+    def note(facts: BatchFacts) -> None:
+        for seconds in facts.queue_s:
+            queue.observe(seconds)
+        engine.observe(facts.engine_s)
+        size.observe(facts.padded_tokens)
+        padding.inc(facts.padded_tokens - facts.tokens)
+        tokens.inc(facts.tokens)
+
+    return note
 
 
 async def _count_month(quotas: QuotaStore, usage: UsageLog, clock: Clock) -> None:

@@ -173,9 +173,9 @@ class Settings:
     model_name: Annotated[str, Variable("MODEL_NAME", _text, "catalogue name or hub id of the text model")] = "all-MiniLM-L6-v2"
     model_path: Annotated[Path | None, Variable("MODEL_PATH", _path, "a model of your own: an ONNX file beside tokenizer.json, or a folder")] = None
     max_tokens: Annotated[int | None, Variable("MAX_TOKENS", _integer(3, 8192), "tokens a text is cut to [the model's own]")] = None
-    engine: Annotated[str, Variable("ENGINE", _choice("auto", "openvino", "onnxruntime"), "inference engine")] = "auto"
+    engine: Annotated[Literal["auto", "openvino", "onnxruntime"], Variable("ENGINE", _choice("auto", "openvino", "onnxruntime"), "inference engine")] = "auto"
     device: Annotated[str, Variable("DEVICE", _device, "auto, cpu or cuda:0 (extra `cuda`)")] = "auto"
-    precision: Annotated[str, Variable("PRECISION", _choice("auto", "f32", "bf16", "int8"), "arithmetic; auto takes bf16 where the CPU has it and the golden check holds")] = "auto"
+    precision: Annotated[Literal["auto", "f32", "bf16", "int8"], Variable("PRECISION", _choice("auto", "f32", "bf16", "int8"), "arithmetic; auto takes bf16 where the CPU has it and the golden check holds")] = "auto"
     hf_endpoint: Annotated[str, Variable("HF_ENDPOINT", _text, "hub that `hf:` sources are taken from")] = "https://huggingface.co"
     hf_token: Annotated[Secret, Variable("HF_TOKEN", Secret, "credential for gated repositories of that hub")] = NO_SECRET
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from phalanx import __version__
-from phalanx.cli import call, db, keys, models, serve, setup
+from phalanx.cli import call, db, doctor, embed, keys, models, serve, setup
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -23,7 +23,9 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 app.command("init")(setup.init)
+app.command("embed")(embed.embed)
 app.command("call")(call.call_operation)
 app.command("settings")(setup.settings)
 
