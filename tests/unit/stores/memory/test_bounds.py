@@ -1,0 +1,176 @@
+"""What the memory adapters do at their bounds, which other adapters do not have."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from phalanx.errors import Conflict, Unavailable
+from phalanx.ports import CachedVector, RatePolicy
+from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.clock import SystemClock
+from phalanx.stores.memory.counters import SAMPLE, BoundedCounters
+from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
+from phalanx.stores.memory.limiter import MemoryRateLimiter
+from phalanx.stores.memory.quota import PERIOD_KEPT_S, MemoryQuotaStore
+
+pytestmark = pytest.mark.anyio
+
+
+class StillClock:
+    """A clock that moves when `seconds` is set."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def vector(n: int) -> CachedVector:
+    return CachedVector(bytes([n]), 1, 1)
+
+
+async def test_a_full_cache_drops_what_was_used_longest_ago() -> None:
+    cache = MemoryVectorCache(3)
+    await cache.set_many([(b"a", vector(1)), (b"b", vector(2)), (b"c", vector(3))])
+    await cache.get_many([b"a"])
+    await cache.set_many([(b"b", vector(4)), (b"d", vector(5))])
+    assert await cache.get_many([b"a", b"b", b"c", b"d"]) == [vector(1), vector(4), None, vector(5)]
+    assert len(cache) == 3
+
+
+async def test_a_batch_larger_than_the_cache_leaves_its_end() -> None:
+    cache = MemoryVectorCache(2)
+    await cache.set_many([(bytes([n]), vector(n)) for n in range(10)])
+    assert await cache.get_many([bytes([n]) for n in (7, 8, 9)]) == [None, vector(8), vector(9)]
+
+
+async def test_a_cache_of_size_zero_keeps_nothing() -> None:
+    cache = MemoryVectorCache(0)
+    await cache.set_many([(b"a", vector(1))])
+    assert await cache.get_many([b"a"]) == [None]
+    assert len(cache) == 0
+
+
+def test_a_negative_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="-1"):
+        MemoryVectorCache(-1)
+    with pytest.raises(ValueError, match="0"):
+        BoundedCounters(0)
+
+
+def test_full_counters_drop_the_smallest_of_those_left_alone_longest() -> None:
+    counters = BoundedCounters(SAMPLE + 5)
+    for n in range(SAMPLE + 5):
+        counters.set(f"k{n}", 1 if n == SAMPLE + 1 else 100 - n)
+    counters.set("new", 50)
+    assert len(counters) == SAMPLE + 5
+    # k9 is smaller, but it was set more recently than the sample reaches.
+    assert counters.get(f"k{SAMPLE - 1}", -1) == -1
+    assert counters.get(f"k{SAMPLE + 1}", -1) == 1
+    # The rest of the sample had its second chance, so now it is the turn of the others.
+    counters.set("newer", 50)
+    assert counters.get(f"k{SAMPLE + 1}", -1) == -1
+
+
+def test_setting_a_known_key_of_full_counters_drops_nothing() -> None:
+    counters = BoundedCounters(2)
+    for key, value in (("a", 1), ("b", 2), ("a", 3)):
+        counters.set(key, value)
+    assert (counters.get("a", -1), counters.get("b", -1)) == (3, 2)
+    counters.discard("a")
+    counters.discard("a")
+    assert (len(counters), counters.get("a", -1)) == (1, -1)
+
+
+async def test_a_flood_of_new_subjects_does_not_free_one_that_is_limited() -> None:
+    clock = StillClock()
+    limiter = MemoryRateLimiter(clock, max_subjects=100)
+    policy = RatePolicy(per_minute=60, burst=20)
+    for _ in range(20):
+        await limiter.take("greedy", policy)
+    for n in range(2_000):
+        await limiter.take(f"passer-by {n}", policy)
+    assert not (await limiter.take("greedy", policy)).allowed
+
+
+async def test_a_flood_of_new_subjects_does_not_reset_a_used_quota() -> None:
+    quotas = MemoryQuotaStore(StillClock(), max_subjects=100)
+    await quotas.reserve("greedy", "2026-11", 50, limit=50)
+    for n in range(2_000):
+        await quotas.reserve(f"passer-by {n}", "2026-11", 1, limit=50)
+    assert not (await quotas.reserve("greedy", "2026-11", 1, limit=50)).allowed
+
+
+async def test_periods_long_over_are_forgotten_when_a_new_one_begins() -> None:
+    clock = StillClock()
+    quotas = MemoryQuotaStore(clock)
+    await quotas.reserve("a", "2026-09", 1, limit=None)
+    clock.seconds += PERIOD_KEPT_S - 1
+    await quotas.reserve("a", "2026-10", 1, limit=None)
+    assert (await quotas.reserve("a", "2026-09", 0, limit=None)).used == 1
+    clock.seconds += PERIOD_KEPT_S
+    await quotas.reserve("a", "2026-12", 1, limit=None)
+    assert (await quotas.reserve("a", "2026-09", 0, limit=None)).used == 0
+
+
+async def test_the_oldest_answers_make_room_in_number() -> None:
+    store = MemoryIdempotencyStore(StillClock(), max_entries=3)
+    for n in range(4):
+        await store.begin(f"k{n}", b"request")
+        await store.finish(f"k{n}", b"answer")
+    assert await store.begin("k0", b"request") is None
+    assert await store.begin("k3", b"request") == b"answer"
+
+
+async def test_the_oldest_answers_make_room_in_bytes() -> None:
+    store = MemoryIdempotencyStore(StillClock(), max_bytes=1_000)
+    for n in range(9):
+        await store.begin(f"k{n}", b"request")
+        await store.finish(f"k{n}", bytes(120))
+    assert await store.begin("k8", b"request") == bytes(120)
+    assert await store.begin("k1", b"request") == bytes(120)
+    assert await store.begin("k0", b"request") is None
+
+
+async def test_an_answer_too_large_to_keep_frees_its_key() -> None:
+    store = MemoryIdempotencyStore(StillClock(), max_bytes=800)
+    await store.begin("k", b"request")
+    await store.finish("k", bytes(101))
+    assert await store.begin("k", b"request") is None
+    await store.finish("k", bytes(100))
+    assert await store.begin("k", b"request") == bytes(100)
+
+
+async def test_calls_under_way_never_make_room() -> None:
+    store = MemoryIdempotencyStore(StillClock(), max_entries=2)
+    await store.begin("a", b"request")
+    await store.begin("b", b"request")
+    with pytest.raises(Unavailable):
+        await store.begin("c", b"request")
+    with pytest.raises(Conflict):
+        await store.begin("a", b"request")
+    await store.finish("a", None)
+    assert await store.begin("c", b"request") is None
+
+
+async def test_a_call_that_outlived_its_claim_does_not_end_the_claim_of_another_one() -> None:
+    clock = StillClock()
+    store = MemoryIdempotencyStore(clock, lease_s=10.0)
+    await store.begin("k", b"request")
+    clock.seconds += 10.0
+    assert await store.begin("other", b"request") is None
+    await store.finish("k", b"late answer")
+    assert await store.begin("k", b"request") is None
+
+
+def test_the_system_clock_tells_the_time() -> None:
+    clock = SystemClock()
+    assert abs(clock.now() - time.time()) < 1.0
+    first = clock.monotonic()
+    assert clock.monotonic() >= first
