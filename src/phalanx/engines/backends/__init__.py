@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.engines.backends.devices import has_native_bf16, sees_gpu
+from phalanx.engines.backends.devices import gpu_name, has_native_bf16, processor_name, sees_gpu
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import Unavailable
 
@@ -41,6 +41,11 @@ class Backend(Protocol):
     @property
     def precision(self) -> str:
         """`f32`, `bf16` or `int8`: the arithmetic of the products."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of the processor that a batch runs on; 0 on a GPU."""
         ...
 
     @property
@@ -115,3 +120,15 @@ def runs_bf16(engine: EngineName, device: str) -> bool:
     from phalanx.engines.backends.openvino import offers_bf16
 
     return has_native_bf16() and offers_bf16()
+
+
+def describe_devices() -> list[str]:
+    """Say in a line each on what the engines can run here: for `phalanx doctor`."""
+    bf16 = "bfloat16 in hardware" if has_native_bf16() else "no bfloat16 in hardware: float32"
+    lines = [f"processor: {processor_name()}, {bf16}"]
+    if sees_gpu():
+        from phalanx.engines.backends.onnxruntime import has_cuda
+
+        use = "usable by ONNX Runtime" if has_cuda() else "not used: pip install 'phalanx[cuda]'"
+        lines.append(f"cuda:0: {gpu_name(0)}, {use}")
+    return lines

@@ -35,6 +35,7 @@ class OnnxRuntimeBackend:
                 f"PRECISION is {precision}, which ONNX Runtime has not; set PRECISION=f32, or ENGINE=openvino"
             )
         self.device = device
+        self.threads = threads if device == "cpu" else 0
         self._session = _open(graph, device, threads)
         if device != "cpu" and CUDA not in self._session.get_providers():
             raise Unavailable(

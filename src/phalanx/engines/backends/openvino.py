@@ -36,6 +36,7 @@ class OpenVinoBackend:
         self.device_name = processor_name()
         if precision == "bf16" and not offers_bf16():
             raise Unavailable(f"PRECISION is bf16, which the {self.device_name} has not; set PRECISION=f32 or auto")
+        self.threads = threads
         core = ov.Core()
         model = _read(core, graph)
         signature = read_signature(

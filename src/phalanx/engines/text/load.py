@@ -71,7 +71,7 @@ def load_text_model(spec: TextSpec, files: TextFiles, choice: EngineChoice | Non
             fixed_shapes=FIXED_SHAPES if fixed else (),
         )
         _require(spec, backend.dimensions, backend.precision, choice.precision)
-        return TextModel(spec, tokenizer, backend)
+        return TextModel(replace(spec, dimensions=backend.dimensions), tokenizer, backend)
 
     def exact() -> TextModel:
         return load("f32", fixed=False)
@@ -95,7 +95,7 @@ def _wanted(choice: EngineChoice) -> Precision:
 
 
 def _require(spec: TextSpec, dimensions: int, precision: str, wanted: str) -> None:
-    if dimensions != spec.dimensions:
+    if spec.dimensions not in (0, dimensions):
         raise Unavailable(f"the graph of {spec.name} gives {dimensions} dimensions; {spec.dimensions} were expected")
     if wanted == "int8" and precision != "int8":
         raise Unavailable(

@@ -17,6 +17,7 @@ class TextSpec:
 
     `sha256` is of the weights, `tokenizer_sha256` of `tokenizer.json`. `max_tokens` is where texts are cut and
     `positions` the most that the model has room for, both with special tokens. `prompts` are prefixes by name.
+    `dimensions` 0 stands for those of the graph, until it is loaded.
     """
 
     name: str
