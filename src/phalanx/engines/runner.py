@@ -141,7 +141,6 @@ class Runner(Generic[P, R]):
         await asyncio.to_thread(self._thread.join, drain_s)
         if self._thread.is_alive():
             self._end()
-            self._wake.put(None)
             await asyncio.to_thread(self._thread.join, JOIN_S)
         if self._thread.is_alive():
             self._log.warning("engine.left_behind", model=self._name, busy_since=self._busy_since)
@@ -205,9 +204,7 @@ class Runner(Generic[P, R]):
             for index, job in enumerate(request.jobs):
                 job.waiters.setdefault(request, []).append(index)
                 job.deadline = max(job.deadline, deadline)
-            must_wake = self._idle and bool(fresh)
-            if must_wake:
-                self._idle = False
+            must_wake, self._idle = self._idle, False
         if must_wake:
             self._wake.put(None)
 

@@ -234,6 +234,25 @@ async def test_a_request_wakes_its_event_loop_once_however_many_batches_it_takes
 
 
 @on_a_loop
+async def test_an_answered_request_leaves_no_timer_behind() -> None:
+    loop = asyncio.get_running_loop()
+    timers = []
+    original = loop.call_later
+
+    def keeping(delay: float, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        timers.append(original(delay, callback, *args, **kwargs))
+        return timers[-1]
+
+    runner = started(Capitals(), max_waiting_tokens=160)
+    loop.call_later = keeping  # type: ignore[method-assign,assignment]
+    await submit(runner, "a", within=30)
+    await submit(runner, "a", within=math.inf)
+    loop.call_later = original  # type: ignore[method-assign]
+    assert [timer.cancelled() for timer in timers] == [True]
+    await runner.stop(1)
+
+
+@on_a_loop
 async def test_two_thousand_requests_at_once_are_each_answered_or_refused_and_none_is_lost() -> None:
     engine = Capitals(held=True)
     runner = started(engine, max_waiting_tokens=16_000)
