@@ -26,7 +26,7 @@ def test_the_openai_sdk(live: Any, key: str) -> None:
         short = client.embeddings.create(model=MODEL, input="Hello world", dimensions=64)
         assert [len(row.embedding) for row in answer.data] == [384, 384]
         assert np.allclose(answer.data[1].embedding, floats.data[1].embedding, atol=1e-7)
-        assert (answer.usage.prompt_tokens, len(short.data[0].embedding)) == (7, 64)
+        assert (answer.usage.prompt_tokens, len(short.data[0].embedding)) == (8, 64)
         assert [model.id for model in client.models.list()] == [MODEL]
         assert client.models.retrieve(MODEL).owned_by == "phalanx"
 
@@ -45,7 +45,12 @@ def test_the_openai_sdk_sees_errors(live: Any, key: str) -> None:
 
 def test_the_ollama_client(live: Any, key: str) -> None:
     """Both routes, and its error."""
-    client = ollama.Client(host=live.url, headers={"Authorization": f"Bearer {key}"})
+    with ollama.Client(host=live.url, headers={"Authorization": f"Bearer {key}"}) as client:
+        use_ollama(client)
+
+
+def use_ollama(client: ollama.Client) -> None:
+    """Embed by both routes and see an error."""
     answer = client.embed(model=MODEL, input=["Hello world", "and again"])
     assert [len(vector) for vector in answer.embeddings] == [384, 384]
     assert answer.total_duration

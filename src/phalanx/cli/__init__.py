@@ -50,8 +50,8 @@ def main() -> None:
         app()
     except SettingsError as error:
         for problem in error.problems:
-            console.print(problem, style="red", markup=False)
+            console.print(problem, style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except PhalanxError as error:
-        console.print(error.detail, style="red", markup=False)
+        console.print(error.detail, style="red", markup=False, soft_wrap=True)
         sys.exit(1)
