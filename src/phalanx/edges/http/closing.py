@@ -44,7 +44,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self.state = state
         self.limits = state.limits
         self.deadline = self.write_deadline = math.inf
-        self._phase = Phase.HEAD
+        self._phase: Phase = "head"
         self._socket: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self._begun_at = 0.0
         self._unsent = 0
@@ -61,7 +61,7 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever works for this connection that the peer is gone."""
-        self._phase = Phase.CLOSING
+        self._phase = "closing"
         super().connection_lost(exc)
         self.deadline = self.write_deadline = math.inf
         self.pipeline.clear()
@@ -84,8 +84,8 @@ class ClosingProtocol(HttpToolsProtocol):
         """Close once everything was sent; linger while the peer may still be sending."""
         if self._is_closing():
             return
-        lingers = self._phase in (Phase.HEAD, Phase.BODY, Phase.STOPPED)
-        self._phase = Phase.CLOSING
+        lingers = self._phase in ("head", "body", "stopped")
+        self._phase = "closing"
         self._unsent = self._socket.get_write_buffer_size()
         self.deadline = perf_counter() + (LINGER_S if lingers else self.limits.write_timeout_s)
         if not lingers:
@@ -100,10 +100,10 @@ class ClosingProtocol(HttpToolsProtocol):
         self._socket.abort()
 
     def _is_closing(self) -> bool:
-        return self._phase is Phase.CLOSING or self._socket.is_closing()
+        return self._phase == "closing" or self._socket.is_closing()
 
     def _stop(self) -> None:
-        self._phase = Phase.STOPPED
+        self._phase = "stopped"
         self.deadline = math.inf
 
     def _listen(self, callback: Callable[[], object]) -> None:
@@ -125,7 +125,7 @@ class ClosingProtocol(HttpToolsProtocol):
         unsent, window = self._socket.get_write_buffer_size(), self.limits.write_timeout_s
         if unsent and self._unsent - unsent >= window * self.limits.min_rate:
             self._unsent = unsent
-            if self._phase is Phase.CLOSING:
+            if self._phase == "closing":
                 self.deadline = now + window
             else:
                 self.write_deadline = now + window
@@ -137,7 +137,7 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: PhalanxError) -> None:
         """Answer what is being read with an error, after the answers owed before it, and close."""
-        cycle = self.cycle if self._phase is Phase.BODY else None
+        cycle = self.cycle if self._phase == "body" else None
         owed = self._running is not None and self._running is not cycle
         if cycle is not None and owed:
             self.pipeline.popleft()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from uvicorn.server import ServerState
 
@@ -45,17 +45,12 @@ class Connections(ServerState):
         self.all_closed = asyncio.Event()
 
 
-class Phase(enum.Enum):
-    """Where a connection stands with what it reads."""
+Phase = Literal["idle", "head", "body", "whole", "stopped", "closing"]
+"""Where a connection stands with what it reads.
 
-    IDLE = enum.auto()
-    """Between requests."""
-    HEAD = enum.auto()
-    """Waiting for a head; so is a connection that has sent nothing yet."""
-    BODY = enum.auto()
-    WHOLE = enum.auto()
-    """The newest request was read in full, and is owed an answer."""
-    STOPPED = enum.auto()
-    """Answers are owed, after which the connection closes; nothing more is parsed."""
-    CLOSING = enum.auto()
-    """No more is sent than is in the buffers; what arrives is dropped."""
+idle: between requests. head: waiting for a head; so is a connection that has sent nothing yet. body: within one.
+whole: the newest request was read in full and is owed an answer. stopped: answers are owed, after which it closes;
+nothing more is parsed. closing: no more is sent than is in the buffers; what arrives is dropped.
+
+Strings and no enum: a member costs 0.1 µs to look up in Python 3.11, and a request looks at ten.
+"""

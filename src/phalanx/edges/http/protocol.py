@@ -29,7 +29,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from phalanx.edges.http.closing import ClosingProtocol
-from phalanx.edges.http.connections import Connections, Phase
+from phalanx.edges.http.connections import Connections
 from phalanx.edges.http.eager import start_eagerly
 from phalanx.edges.http.pace import Pace
 from phalanx.edges.http.refusal import problem_bytes, problem_headers
@@ -48,6 +48,8 @@ DROPPED_BYTES = 65536
 NEWCOMER_S = 1.0
 """Seconds that a connection without a request is given once the listeners are closed: one may be on the way."""
 RETRY_S = 1.0
+NO_FIELDS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
+"""Takes fields and keeps none."""
 
 
 class Connection(ClosingProtocol):
@@ -55,6 +57,7 @@ class Connection(ClosingProtocol):
 
     def __init__(self, config: Config, state: Connections, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, loop)
+        self._most = self.limits.max_head_bytes
         self._pace = Pace(self.limits.read_timeout_s, self.limits.min_rate)
         # The peer had reason to wait within the window: for us to read on, or for 100 Continue.
         self._held = False
@@ -83,15 +86,19 @@ class Connection(ClosingProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, then start the request whose head it completed."""
-        if self._phase in (Phase.CLOSING, Phase.STOPPED):
+        if self._phase in ("closing", "stopped"):
             return
         self._read_at = perf_counter()
         self._chunk_size = len(data)
         self._overhead += self._chunk_size
         self._feeding = True
         try:
-            self._feed(data)
-            self._check_volume()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_without_upgrade(data, upgrade)
+            if self._overhead > self._most or self._dropped:
+                self._check_volume()
         except httptools.HttpParserError as malformed:
             # A full queue stops the parser the same way, but is no fault of what was read before.
             if not self._is_stopped():
@@ -117,21 +124,22 @@ class Connection(ClosingProtocol):
         super().on_message_begin()
         self._begun_at = self._read_at
         self._overhead = self._chunk_size
-        self._phase = Phase.HEAD
+        self._phase = "head"
         self.deadline = self._read_at + self.limits.read_timeout_s
         own: dict[object, object] = {"received_at": self._begun_at, "on_disconnect": self._listen}
         self.scope["extensions"] = {"phalanx": own}
 
     def on_headers_complete(self) -> None:
         """Check a head, and start its request unless it is to be parsed again without an upgrade."""
-        self._check_head()
+        if self._overhead > self._most or len(self.headers) > self.limits.max_head_fields:
+            self._check_head()
         self._upgrading = self.parser.should_upgrade()
         if self._upgrading:
             return
         super().on_headers_complete()
         # Trailers would be appended to the headers that the application was given.
-        self.headers = deque(maxlen=0)  # type: ignore[assignment]
-        self._phase = Phase.BODY
+        self.headers = NO_FIELDS  # type: ignore[assignment]
+        self._phase = "body"
         self._dropped = 0
         self.deadline = self._pace.start(self._read_at)
         self._held = self.flow.read_paused or self.expect_100_continue
@@ -155,7 +163,7 @@ class Connection(ClosingProtocol):
         if self._running is None:
             self._rest()
         else:
-            self._phase = Phase.WHOLE
+            self._phase = "whole"
             self.deadline = math.inf
 
     # Called by uvicorn.
@@ -180,14 +188,14 @@ class Connection(ClosingProtocol):
         elif self._deferred is not None:
             self._socket.write(self._deferred)
             self.close()
-        elif self._phase is Phase.WHOLE:
+        elif self._phase == "whole":
             self._rest()
 
     # Called by the server.
 
     def shutdown(self) -> None:
         """Close now if idle, else after the answers owed, which say so where they have not begun."""
-        if self._phase is Phase.IDLE:
+        if self._phase == "idle":
             self.close()
         elif self.cycle is not None:
             self.cycle.keep_alive = False
@@ -196,14 +204,14 @@ class Connection(ClosingProtocol):
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed; `now` by `time.perf_counter()`."""
-        if self._phase is Phase.CLOSING or now >= self.write_deadline:
+        if self._phase == "closing" or now >= self.write_deadline:
             self._expire_writing(now)
         elif self.state.draining and self._is_silent():
             self.abort()
-        elif self._phase is Phase.HEAD:
+        elif self._phase == "head":
             allowed = self.limits.read_timeout_s
             self._refuse(RequestTimeout(f"The head of the request did not arrive within {allowed:g} s."))
-        elif self._phase is Phase.BODY:
+        elif self._phase == "body":
             self._expire_body(now)
         else:
             self.close()
@@ -227,21 +235,21 @@ class Connection(ClosingProtocol):
         return self.cycle is None and self._overhead == 0
 
     def _is_stopped(self) -> bool:
-        return self._phase is Phase.STOPPED
+        return self._phase == "stopped"
 
     def _rest(self) -> None:
-        self._phase = Phase.IDLE
+        self._phase = "idle"
         self._overhead = self._dropped = 0
         self.deadline = perf_counter() + self.limits.idle_timeout_s
 
-    def _feed(self, data: bytes) -> None:
-        while True:
+    def _feed_without_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade | None) -> None:
+        while upgrade is not None:
+            data = self._head_without_upgrade() + data[upgrade.args[0] :]
+            upgrade = None
             try:
                 self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._head_without_upgrade() + data[upgrade.args[0] :]
-            else:
-                return
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
 
     def _head_without_upgrade(self) -> bytes:
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
@@ -251,7 +259,7 @@ class Connection(ClosingProtocol):
         return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(kept))
 
     def _check_head(self) -> None:
-        most, fields = self.limits.max_head_bytes, self.limits.max_head_fields
+        most, fields = self._most, self.limits.max_head_fields
         if len(self.headers) > fields:
             self._fault = HeadTooLarge(f"The request has {len(self.headers)} header fields; {fields} are allowed.")
             raise self._fault
@@ -264,8 +272,8 @@ class Connection(ClosingProtocol):
 
     def _check_volume(self) -> None:
         """Bound what the parser keeps to itself (a field without end), and what is dropped after an answer."""
-        most = self.limits.max_head_bytes
-        if self._overhead > most and self._phase in (Phase.HEAD, Phase.BODY):
+        most = self._most
+        if self._overhead > most and self._phase in ("head", "body"):
             raise HeadTooLarge(f"The head or the trailers of the request have over {most} bytes; {most} are allowed.")
         if self._dropped > DROPPED_BYTES:
             self.close()
@@ -280,32 +288,29 @@ class Connection(ClosingProtocol):
 
     async def _answer(self, cycle: RequestResponseCycle) -> None:
         """Run the application, in place of uvicorn's `run_asgi`, which words a failure as plain text."""
-        try:
-            error = await self._call(cycle)
-            if cycle.response_complete or cycle.disconnected:
-                return
-            if cycle.response_started:
-                self.close()
-                return
-            request_id = self._request_id()
-            body = problem_bytes(error, request_id)
-            headers = [*self._identity(request_id), *problem_headers(error, len(body))]
-            await cycle.send({"type": "http.response.start", "status": error.row.http, "headers": headers})
-            await cycle.send({"type": "http.response.body", "body": body, "more_body": False})
-        finally:
-            cycle.on_response = _nothing
-
-    async def _call(self, cycle: RequestResponseCycle) -> PhalanxError:
-        """Return what to say if the application has not answered."""
+        error: PhalanxError | None = None
         try:
             await self.app(cycle.scope, cycle.receive, cycle.send)
         except asyncio.CancelledError:
-            return Unavailable("The worker is shutting down; send the request again.", retry_after_s=RETRY_S)
+            error = Unavailable("The worker is shutting down; send the request again.", retry_after_s=RETRY_S)
         except Exception as bug:
             # Once an answer has begun, an exception is the application's way to break it off.
             if not (cycle.response_started or cycle.disconnected):
                 self.state.log.error("bug", path=cycle.scope["path"], exc_info=bug)
-        return Internal()
+        if not (cycle.response_complete or cycle.disconnected):
+            await self._make_up(cycle, error or Internal())
+        cycle.on_response = _nothing
+
+    async def _make_up(self, cycle: RequestResponseCycle, error: PhalanxError) -> None:
+        """Answer in the application's place, or, where it has begun, show that the rest is missing."""
+        if cycle.response_started:
+            self.close()
+            return
+        name = self._request_id()
+        body = problem_bytes(error, name)
+        headers = [*self._identity(name), *problem_headers(error, len(body))]
+        await cycle.send({"type": "http.response.start", "status": error.row.http, "headers": headers})
+        await cycle.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _malformed(error: httptools.HttpParserError) -> PhalanxError:
