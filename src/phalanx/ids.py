@@ -21,10 +21,9 @@ class EpochClock(Protocol):
 class Uuid7:
     """Makes UUIDs of version 7 (RFC 9562 §5.7), from any thread, each greater than the one before.
 
-    The first id of a millisecond takes 74 random bits. Those that follow within it count its low 48 bits up
-    by one (§6.2, method 2), whose first bit starts as zero so that they have room. When the clock stands
-    still or goes back, the last millisecond is counted on. Uniqueness needs no agreement between processes.
-    Not for use across a fork.
+    The first id of a millisecond takes 74 random bits. Those that follow within it count its low 48 bits up by one
+    (§6.2, method 2), whose first bit starts as zero so that they have room. When the clock stands still or goes back,
+    the last millisecond is counted on. Uniqueness needs no agreement between processes. Not for use across a fork.
     """
 
     def __init__(self, clock: EpochClock) -> None:

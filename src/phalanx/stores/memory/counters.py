@@ -10,9 +10,8 @@ SAMPLE = 8
 class BoundedCounters:
     """A dictionary of integers that forgets the least important entry when it is full, in constant time.
 
-    Of the `SAMPLE` entries that were left alone longest it drops the one with the smallest value; the others
-    have a second chance. For a limiter that is the entry nearest to a full allowance, for a quota the one
-    that used least.
+    Of the `SAMPLE` entries that were left alone longest it drops the one with the smallest value; the others have a
+    second chance. For a limiter that is the entry nearest to a full allowance, for a quota the one that used least.
     """
 
     def __init__(self, max_entries: int) -> None:

@@ -9,8 +9,7 @@ from phalanx.errors import Conflict, IdempotencyMismatch, Unavailable
 from phalanx.ports import Clock
 
 ANSWER_KEPT_S = 24 * 3600.0
-# A call ends its claim itself, on failure too. The lease is for one that cannot, and is longer than any call
-# may take.
+# A call ends its claim itself, on failure too. The lease is for one that cannot, and outlasts any call.
 CLAIM_LEASE_S = 2 * 3600.0
 MAX_ENTRIES = 10_000
 MAX_BYTES = 64 * 2**20
@@ -31,9 +30,8 @@ class _Answer(NamedTuple):
 class MemoryIdempotencyStore:
     """An `IdempotencyStore` bounded in number and bytes; the oldest answers make room for new ones.
 
-    Answers live for `answer_kept_s`, claims of calls under way for `lease_s` (seconds of the monotonic
-    clock). An answer of more than an eighth of `max_bytes` is not kept: its key is free again, and a
-    repetition computes it anew.
+    Answers live for `answer_kept_s`, claims of calls under way for `lease_s` (seconds of the monotonic clock). An
+    answer of more than an eighth of `max_bytes` is not kept: its key is free, and a repetition computes it anew.
     """
 
     def __init__(

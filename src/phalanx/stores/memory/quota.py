@@ -18,11 +18,10 @@ class _Period:
 
 
 class MemoryQuotaStore:
-    """A `QuotaStore` over one counter a subject and period. A reservation is counted at once, so none needs a
-    lease.
+    """A `QuotaStore` over one counter a subject and period. Reservations die with the process, so none has a lease.
 
-    Bounded: a period that nobody touched for 45 days is over and forgotten, and of more than a million
-    subjects in one period (anonymous addresses, in practice) those that used least lose their count.
+    Bounded: a period that nobody touched for 45 days is over and forgotten, and of more than a million subjects in
+    one period (anonymous addresses, in practice) those that used least lose their count.
     """
 
     def __init__(self, clock: Clock, *, max_subjects: int = MAX_SUBJECTS) -> None:

@@ -11,8 +11,7 @@ OK = "ok"
 
 
 class MemoryUsageLog:
-    """A `UsageLog` that keeps every event for as long as it lives: a ledger may not forget, so it is not
-    bounded.
+    """A `UsageLog` that keeps every event for as long as it lives: a ledger forgets nothing, so it has no bound.
 
     A serving worker keeps its ledger in a database; this one is for tests and for a process that ends soon.
     """

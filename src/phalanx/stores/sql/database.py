@@ -23,8 +23,7 @@ from phalanx.stores.sql.sqlite import begin_immediate, create_file, sqlite_path,
 from phalanx.stores.sql.tables import api_keys
 
 BUSY_TIMEOUT_S = 5.0
-# SQLite has one writer at a time, and each connection is a thread of its own: a few readers beside it are
-# enough.
+# SQLite has one writer at a time, and each connection is a thread of its own: a few readers beside it will do.
 POOL_SIZE = 4
 BASE = "base"
 
@@ -98,9 +97,9 @@ def open_database(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Databa
 def migrate(url: str) -> None:
     """Bring the database to this version's schema, making it where there is none.
 
-    All in one transaction that excludes other writers: of several processes that start at once one migrates,
-    and a migration that fails or is killed leaves nothing behind. Raises `Unavailable` when the database
-    cannot be used or has the schema of a newer version.
+    All in one transaction that excludes other writers: of several processes that start at once one migrates, and a
+    migration that fails or is killed leaves nothing behind. Raises `Unavailable` when the database cannot be used or
+    has the schema of a newer version.
     """
     with _failures_as_unavailable():
         path = sqlite_path(url)

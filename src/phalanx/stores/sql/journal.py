@@ -1,9 +1,9 @@
 """The usage journal: events are safe in a file before the answer goes out, and reach the ledger in batches.
 
-A call waits for one `write`, not for the database. What was written survives the death of the process: every
-process has files of its own, and whoever finds one whose process is gone takes it over. Delivery is at least
-once, the ledger ignores ids that it has, so every event counts once. After a power failure, up to a second of
-events may be missing, since nothing is synced to the disk before it is in the database.
+A call waits for one `write`, not for the database. What was written survives the death of the process: every process
+has files of its own, and whoever finds one whose process is gone takes it over. Delivery is at least once, the ledger
+ignores ids that it has, so every event counts once. A power failure may cost what was not yet flushed, about a second
+of events: only the database is synced to the disk.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _by_id = attrgetter("id")
 class JournaledUsageLog:
     """A `UsageLog` in front of another one. `open` it before use and `close` it after.
 
-    The journal is bounded: while the ledger is down it grows up to `max_bytes`; from then on, and when the
-    disk is full, `record` raises `Unavailable`, for an answer that nobody recorded may not go out.
+    The journal is bounded: while the ledger is down it grows up to `max_bytes`; from then on, and when the disk is
+    full, `record` raises `Unavailable`, for an answer that nobody recorded may not go out.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class JournaledUsageLog:
         self._task = asyncio.create_task(self._run(), name="usage journal")
 
     async def record(self, events: Sequence[UsageEvent]) -> int:
-        """Append events to the journal, all or none. Returns their number: an id that is there already, in
-        the journal or the ledger, is dropped on its way into the ledger.
+        """Append events to the journal, all or none. Returns their number: an id that is there already, in the
+        journal or the ledger, is dropped on its way into the ledger.
         """
         self.append(events)
         return len(events)

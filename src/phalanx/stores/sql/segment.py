@@ -19,8 +19,7 @@ _decode = msgspec.json.Decoder(UsageEvent).decode
 
 
 class Segment:
-    """A journal file that this process holds. The kernel lets go of it when the process ends, however it
-    ends.
+    """A journal file that this process holds. The kernel lets go of it when the process ends, however it ends.
 
     `size` is in bytes; `damaged` counts the whole lines that the last reading could not make sense of.
     """

@@ -1,9 +1,9 @@
 """What is SQLite's own: the path in a URL, the file, the settings of a connection.
 
-`synchronous=FULL` beside the write-ahead log: a commit is on the disk when it returns. NORMAL would save an
-fsync a commit, but the latest commits could be undone when the power fails: a revoked key would come back to
-life, and usage whose journal was deleted after its commit would be lost. Writes are few, one batch of usage a
-second, and no call waits for them, so there would be nothing to win.
+`synchronous=FULL` beside the write-ahead log: a commit is on the disk when it returns. NORMAL would save an fsync a
+commit, but the latest commits could be undone when the power fails: a revoked key would come back to life, and usage
+whose journal was deleted after its commit would be lost. Writes are few, keys and one batch of usage a
+second, and no computed call waits for them, so there would be nothing to win.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ api_keys = Table(
     Index(None, "organisation", "created_at"),
 )
 
-# Ids are UUIDv7, so that without a row id of its own SQLite appends to one tree and keeps the events in
-# time's order. The index answers the sums of an organisation and, alone, the counts that quotas start from.
+# Ids are UUIDv7, so that without a row id of its own SQLite appends to one tree and keeps the events in time's order.
+# The index answers the sums of an organisation and, alone, the counts that quotas start from.
 usage_events = Table(
     "usage_events",
     metadata,

@@ -20,8 +20,8 @@ class SqlUsageLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         statement = database.insert(usage_events).on_conflict_do_nothing()
-        # Rendered once, and given tuples in the order of the event's fields, an insert takes the event loop
-        # 2 µs an event. SQLAlchemy's own handling of each row takes 8.
+        # Rendered once, and given tuples in the order of the event's fields, an insert takes the event loop 2 µs an
+        # event. SQLAlchemy's own handling of each row takes 8.
         compiled = statement.compile(dialect=database.dialect, column_keys=UsageEvent.__struct_fields__)
         assert tuple(compiled.positiontup or ()) == UsageEvent.__struct_fields__
         self._insert = str(compiled)
