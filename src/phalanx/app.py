@@ -17,7 +17,6 @@ from phalanx.edges.http.reference import reference_page
 from phalanx.edges.http.system import Documents, SystemEndpoints
 from phalanx.engines.runner import BatchFacts
 from phalanx.engines.text.load import EngineChoice
-from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
 from phalanx.ids import Uuid7
 from phalanx.models.catalogue import load_catalogue
@@ -28,7 +27,7 @@ from phalanx.services.gate import Gate
 from phalanx.services.health import HealthService
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import KeyService
-from phalanx.services.loading import served_from_store
+from phalanx.services.loading import load_active, load_own, serve_text
 from phalanx.services.models import ModelRegistry, ModelService, ServedText
 from phalanx.services.periods import month_of, month_start
 from phalanx.services.text import TextService
@@ -78,7 +77,7 @@ class App:
             return
         served.runner.start()
         self.closing.push_async_callback(served.runner.stop, self.settings.drain_timeout_secs)
-        self.registry.add(served)
+        self.registry.add(served, instead_of=self.registry.default)
         await self.health.check(served)
         backend, spec = served.model.backend, served.model.spec
         labels = (spec.name, spec.version, backend.device, backend.precision)
@@ -87,7 +86,7 @@ class App:
         queue.set_function(lambda: served.runner.stats().waiting_tokens)
         self.log.info(
             "model ready", model=spec.name, version=spec.version, device=backend.device_name,
-            engine=backend.name, precision=backend.precision, threads=usable_cpus(),
+            engine=backend.name, precision=backend.precision, threads=backend.threads,
         )  # fmt: skip
 
 
@@ -115,8 +114,8 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
             request_timeout_s=settings.request_timeout_ms / 1e3, max_concurrent=settings.max_concurrent_requests,
             max_streams=settings.max_streams,
         )  # fmt: skip
-        registry = ModelRegistry(settings.model_name)
-        registry.mark_missing(settings.model_name, "it is loading")
+        registry = ModelRegistry(settings.model_path.name if settings.model_path else settings.model_name)
+        registry.mark_missing(registry.default, "it is loading")
         health = HealthService(
             registry, {"database": keys.ping}, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
@@ -134,9 +133,14 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
 
 def _load_text(settings: Settings, metrics: Metrics) -> ServedText:
     choice = EngineChoice(engine=settings.engine, device=settings.device, precision=settings.precision)
-    return served_from_store(
-        open_store(settings), settings.model_name, choice, max_tokens=settings.max_tokens, token_budget=TOKEN_BUDGET,
-        max_waiting_tokens=MAX_WAITING_TOKENS,        on_batch=_batch_metrics(metrics, settings.model_name),
+    if settings.model_path is not None:
+        cache = settings.data_dir / "converted"
+        loaded = load_own(settings.model_path, choice, cache=cache, max_tokens=settings.max_tokens)
+    else:
+        loaded = load_active(open_store(settings), settings.model_name, choice, max_tokens=settings.max_tokens)
+    return serve_text(
+        loaded, token_budget=TOKEN_BUDGET, max_waiting_tokens=MAX_WAITING_TOKENS,
+        on_batch=_batch_metrics(metrics, loaded.model.spec.name),
     )  # fmt: skip
 
 

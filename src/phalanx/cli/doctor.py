@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from phalanx.app import open_store
-from phalanx.engines.backends import choose_device, runs_bf16
+from phalanx.engines.backends import choose_device, describe_devices
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
 from phalanx.settings import Settings, SettingsError, load
@@ -106,13 +106,12 @@ def _model(settings: Settings) -> Iterator[Finding]:
 
 def _processor(settings: Settings) -> Iterator[Finding]:
     yield Finding(True, "cpu", f"{usable_cpus()} usable by this process (of {os.cpu_count()})")
+    for line in describe_devices():
+        yield Finding(True, "engine", line)
     try:
-        device = choose_device(settings.engine, settings.device)
+        yield Finding(True, "device", choose_device(settings.engine, settings.device))
     except PhalanxError as error:
-        yield Finding(False, "engine", error.detail)
-        return
-    arithmetic = "bf16 in hardware" if runs_bf16(settings.engine, settings.device) else "f32 (no bf16 in hardware)"
-    yield Finding(True, "engine", f"runs on {device}, {arithmetic}")
+        yield Finding(False, "device", error.detail)
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

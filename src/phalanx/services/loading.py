@@ -3,59 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from phalanx.engines.runner import BatchFacts, Runner
 from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
+from phalanx.engines.text.local import find_local_model
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
 from phalanx.errors import Unavailable
+from phalanx.models.conversion import convert_bert
 from phalanx.models.store import ModelStore
 from phalanx.models.version import Version
 from phalanx.services.models import ServedText
 
 
-def served_from_store(
-    store: ModelStore,
-    name: str,
-    choice: EngineChoice,
-    *,
-    max_tokens: int | None,
-    token_budget: int,
-    max_waiting_tokens: int,
-    on_batch: Callable[[BatchFacts], None],
-) -> ServedText:
-    """Load the active version of a model; its runner is not started.
+class LoadedText(NamedTuple):
+    """A model in memory, with what is known of it besides. `created` is in epoch seconds."""
+
+    model: TextModel
+    aliases: tuple[str, ...]
+    licence: str
+    created: int
+
+
+def load_active(store: ModelStore, name: str, choice: EngineChoice, *, max_tokens: int | None) -> LoadedText:
+    """Load the active version of a model of the store.
 
     `max_tokens` replaces the model's own limit, up to its positions. Raises `Unavailable` saying what to do.
     """
     version = store.active(name)
-    spec = _spec_of(version, max_tokens)
-    model = load_text_model(spec, TextFiles.of_version(version.folder), choice)
+    model = load_text_model(_spec_of(version, max_tokens), TextFiles.of_version(version.folder), choice)
     entry = store.catalogue.find(version.name)
-    aliases = tuple(entry.aliases) if entry else ()
     created = int((version.folder / "manifest.json").stat().st_mtime)
-    return serve_model(
-        model,
-        aliases=aliases,
-        licence=version.licence.spdx,
-        created=created,
-        token_budget=token_budget,
-        max_waiting_tokens=max_waiting_tokens,
-        on_batch=on_batch,
-    )
+    return LoadedText(model, tuple(entry.aliases) if entry else (), version.licence.spdx, created)
 
 
-def serve_model(
-    model: TextModel,
-    *,
-    aliases: tuple[str, ...],
-    licence: str,
-    created: int,
-    token_budget: int,
-    max_waiting_tokens: int,
-    on_batch: Callable[[BatchFacts], None],
+def load_own(path: Path, choice: EngineChoice, *, cache: Path, max_tokens: int | None) -> LoadedText:
+    """Load a model of the user's own, which nobody pinned; a graph that has to be made is kept in `cache`.
+
+    Raises `Unavailable` saying what is missing.
+    """
+    local = find_local_model(path, cache=cache, convert=convert_bert, max_tokens=max_tokens)
+    return LoadedText(load_text_model(local.spec, local.files, choice), (), "", int(path.stat().st_mtime))
+
+
+def serve_text(
+    loaded: LoadedText, *, token_budget: int, max_waiting_tokens: int, on_batch: Callable[[BatchFacts], None]
 ) -> ServedText:
-    """Give a model its runner."""
+    """Give a model its runner, which is not started."""
+    model, aliases, licence, created = loaded
     runner = Runner(
         model, name=model.spec.name, token_budget=token_budget, max_waiting_tokens=max_waiting_tokens, on_batch=on_batch
     )

@@ -39,8 +39,13 @@ class ModelRegistry:
         self._names: dict[str, str] = {}
         self.missing: dict[str, str] = {}
 
-    def add(self, served: ServedText) -> None:
-        """Serve a model under its name and its aliases."""
+    def add(self, served: ServedText, *, instead_of: str | None = None) -> None:
+        """Serve a model under its name and its aliases; `instead_of` is the name under which it was waited for."""
+        if instead_of is not None:
+            self.missing.pop(instead_of, None)
+            self._names[instead_of.lower()] = served.name
+            if self.default == instead_of:
+                self.default = served.name
         self._served[served.name] = served
         for name in (served.name, *served.aliases):
             self._names[name.lower()] = served.name

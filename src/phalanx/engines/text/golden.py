@@ -15,6 +15,7 @@ import numpy as np
 
 from phalanx.contract.vector import Vector
 from phalanx.engines.text.model import TextModel
+from phalanx.engines.text.spec import Pooling
 from phalanx.engines.text.vectors import unit
 from phalanx.errors import Unavailable
 
@@ -37,13 +38,18 @@ TEXTS = (
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """Texts with the reference's vectors: `vectors` is float32 little-endian `[texts, d]` in base64, rows of length 1."""
+    """Texts with the reference's vectors: `vectors` is float32 little-endian `[texts, d]` in base64, rows of length 1.
+
+    They were made with `pooling`, of texts cut at `max_tokens`.
+    """
 
     model: str
     sha256: str
     source: str
     texts: list[str]
     vectors: str
+    max_tokens: int = 256
+    pooling: Pooling = "mean"
 
     def rows(self) -> Vector:
         """Return the vectors, `[texts, d]`."""
@@ -80,11 +86,21 @@ def check_golden(model: TextModel, exact: Callable[[], TextModel]) -> GoldenResu
     """
     needed = MIN_COSINE[model.backend.precision]
     golden = stored_golden(model.spec.sha256)
-    if golden is not None:
-        return _compare(golden.texts, embed_units(model, golden.texts), golden.rows(), needed)
+    if golden is not None and golden.pooling == model.spec.pooling:
+        kept = _uncut(model, golden)
+        texts = [golden.texts[index] for index in kept]
+        return _compare(texts, embed_units(model, texts), golden.rows()[kept], needed)
     found = embed_units(model, TEXTS)
     expected = found if model.backend.precision == "f32" else embed_units(exact(), TEXTS)
     return _compare(TEXTS, found, expected, needed)
+
+
+def _uncut(model: TextModel, golden: Golden) -> list[int]:
+    """Return which stored texts the model reads as far as the reference did: all, or, cut elsewhere, the short ones."""
+    if model.spec.max_tokens == golden.max_tokens:
+        return list(range(len(golden.texts)))
+    limit = min(model.spec.max_tokens, golden.max_tokens)
+    return [index for index, text in enumerate(golden.texts) if model.prepare(text).tokens <= limit]
 
 
 def require_golden(model: TextModel, result: GoldenResult) -> None:
