@@ -21,7 +21,8 @@ debt."""
 
 LIKE_LENGTH = 8
 """An item joins when padding it to the head's length costs at most 1/8 of that length. One batch more costs as
-much as 24 to 64 tokens (MiniLM, bf16, 2 cores); CPU time a text was the same from no padding to 1/4, more at 1/2."""
+much as 24 to 64 tokens (MiniLM, bf16, 2 cores). In simulation 64 clients got as many texts a second with 1/8 as
+without padding, in a tenth fewer batches; with 1/4 they got 4 % less, with 1/2 10 %."""
 
 FREE_SHARE = 4
 """A caller may hold this many times the room that is left (dynamic thresholds, Choudhury and Hahne, 1998):
