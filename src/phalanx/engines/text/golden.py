@@ -86,8 +86,7 @@ def check_golden(model: TextModel, exact: Callable[[], TextModel]) -> GoldenResu
     """
     needed = MIN_COSINE[model.backend.precision]
     golden = stored_golden(model.spec.sha256)
-    if golden is not None and golden.pooling == model.spec.pooling:
-        kept = _uncut(model, golden)
+    if golden is not None and golden.pooling == model.spec.pooling and (kept := _uncut(model, golden)):
         texts = [golden.texts[index] for index in kept]
         return _compare(texts, embed_units(model, texts), golden.rows()[kept], needed)
     found = embed_units(model, TEXTS)

@@ -94,6 +94,7 @@ class TextTokenizer:
         Raises `TextTooLong` when it is over the limit and `truncate` is none, `InvalidRequest` when it cannot be
         encoded as UTF-8 or holds no token at all.
         """
+        _require_unicode(text)
         ids = self._look(text, from_start=truncate != "start")
         if not ids:
             raise InvalidRequest("the text has no tokens: it holds only white space or control characters")
@@ -115,8 +116,10 @@ class TextTokenizer:
     def split(self, text: str, *, add_special_tokens: bool, skip: int = 0) -> list[Token]:
         """Return every token of a text with its place; nothing is cut.
 
-        The first `skip` characters are a prompt: offsets count from behind it, and its tokens have none.
+        The first `skip` characters are a prompt: offsets count from behind it, and its tokens have none. Raises
+        `InvalidRequest` when the text cannot be encoded as UTF-8.
         """
+        _require_unicode(text)
         encoding = self._encode(text, add_special_tokens)
         rows = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
         return [
@@ -174,13 +177,14 @@ class TextTokenizer:
         ]
 
     def _encode(self, text: str, add_special_tokens: bool = False) -> Encoding:
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        except (TypeError, UnicodeError) as error:
-            at = next((i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
-            if at is None:
-                raise
-            raise InvalidRequest(f"the text is not valid Unicode: a lone surrogate at character {at}") from error
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the text is not valid Unicode: a lone surrogate at character {error.start}") from error
 
 
 class _Squeeze:
