@@ -131,17 +131,17 @@ def embed(
     restart: Restart = False,
     quiet: Quiet = False,
 ) -> None:
-    r"""Embed a file of any size: memory stays constant, and the same command goes on with an interrupted run.
+    """Embed a file of any size: memory stays constant, and the same command goes on with an interrupted run.
 
-    Rows keep the input's order. A .txt row is a line; blank lines of other formats are no records. What is done so
-    far lies in OUT.partial until the output is complete.
+    Rows keep the input's order. A line of .txt is a row; blank lines of other
+    formats are no records. OUT.partial holds what is done so far.
 
     \b
     Examples:
       phalanx embed reviews.txt -o reviews.npy
       phalanx embed articles.jsonl --column body -o articles.parquet --keep-text
-      phalanx embed products.csv.gz --column title --dimensions 128 -o products.jsonl --output base64
-      zcat texts.gz | phalanx embed - -o texts.parquet --on-error skip
+      phalanx embed titles.csv.gz --column title --dimensions 128 -o titles.jsonl
+      xzcat texts.xz | phalanx embed - -o texts.parquet --on-error skip
     """
     path = None if file == STANDARD_INPUT else Path(file)
     kind = format_ or (InputFormat.TXT if path is None else input_format_of(path))

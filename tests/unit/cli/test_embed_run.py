@@ -285,10 +285,7 @@ def test_a_run_goes_on_from_whatever_a_kill_left(
         assert tally.records == len(texts)
         saved += done is not None
         assert sum(map(len, again.requests)) == len(texts) - (done.tally.records if done else 0)
-        if format_ == "parquet":
-            assert_rows(output, texts)
-        else:
-            assert output.read_bytes() == first
+        assert output.read_bytes() == first
     assert saved >= 3
 
 
@@ -396,10 +393,7 @@ def test_a_damaged_rest_is_refused_with_the_way_out(
     with pytest.raises(Unavailable):
         sit(source, output, embedder=stop)
     for path in Workspace(output).folder.glob("[!j]*"):
-        if format_ == "parquet":
-            path.unlink()
-        else:
-            path.write_bytes(path.read_bytes()[:-1])
+        path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Conflict, match="damaged; begin anew with --restart"):
         sit(source, output)
     sit(source, output, restart=True)

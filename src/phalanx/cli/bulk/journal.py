@@ -17,7 +17,7 @@ from phalanx.errors import Conflict, Unavailable
 
 HEAD_BYTES = 1 << 20
 VERSION = 1
-OURS = ("journal.*", "rows.*", "part-*.parquet")
+OURS = ("journal.*", "rows.*")
 
 Facts = dict[str, str | int | bool | None]
 """What has to be the same for a run to go on: words for it, and its value."""

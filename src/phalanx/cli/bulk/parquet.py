@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from phalanx.cli.bulk.readers import Source
 from phalanx.cli.bulk.records import Position, Record, Row
-from phalanx.cli.bulk.writers import Layout, matrix
+from phalanx.cli.bulk.writers import Layout, matrix, reopen, sync
 from phalanx.contract.text import ItemError
-from phalanx.errors import Conflict, InvalidRequest
+from phalanx.errors import InvalidRequest
 
 READ_ROWS = 1024
 READ_BUFFER_BYTES = 1 << 20
@@ -93,7 +92,8 @@ def _record(text: str | None, end: Position) -> Record:
 class ParquetWriter:
     """Columns index, embedding (a list of d float32), tokens, truncated, error, and, if kept, text.
 
-    A Parquet file cannot be appended to, so each checkpoint is a file of its own; the last step joins them.
+    A Parquet file cannot be appended to. Up to the end the rows are an Arrow stream, which can: the schema and then
+    batches, each of them whole; the last step turns it into row groups.
     """
 
     def __init__(self, folder: Path, state: int, layout: Layout) -> None:
@@ -101,47 +101,40 @@ class ParquetWriter:
         self._folder = folder
         self._layout = layout
         self._schema = self._make_schema()
-        self._parts = state
-        self._batches: list[Any] = []
+        self._path = folder / "rows.arrow"
+        self._file = reopen(self._path, state)
+        if not state:
+            self._file.write(self._schema.serialize())
         self.pending = 0
-        for part in range(state):
-            if not self._part(part).exists():
-                raise Conflict(
-                    f"{str(self._part(part))!r} is gone: what the interrupted run left is damaged; "
-                    "begin anew with --restart"
-                )
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Append rows; they stay in memory up to the next checkpoint."""
+        """Append rows."""
         if rows:
-            batch = self._batch(rows)
-            self._batches.append(batch)
-            self.pending += batch.nbytes
+            self.pending += self._file.write(self._batch(rows).serialize())
 
     def checkpoint(self) -> int:
-        """Write what is pending as one part and put it on the disk; the state is the number of parts."""
-        if self._batches:
-            table = self._pyarrow.Table.from_batches(self._batches, schema=self._schema)
-            self._write_file(self._part(self._parts), iter([table]))
-            self._parts += 1
-            self._batches, self.pending = [], 0
-        return self._parts
+        """Put what was written on the disk; the state is the stream's length in bytes."""
+        self.pending = 0
+        return sync(self._file)
 
     def finish(self) -> Path:
-        """Join the parts and return the file."""
+        """Write the Parquet file and return it."""
         self.checkpoint()
-        if self._parts == 1:
-            return self._part(0)
+        self.close()
         path = self._folder / "rows.parquet"
-        self._write_file(path, self._row_groups())
+        with path.open("wb") as file:
+            # Vectors do not compress, and a dictionary of floats only costs time.
+            with self._parquet.ParquetWriter(
+                file, self._schema, use_dictionary=False, compression={"embedding.list.element": "none"}
+            ) as writer:
+                for table in self._row_groups():
+                    writer.write_table(table, row_group_size=len(table))
+            sync(file)
         return path
 
     def close(self) -> None:
-        """Forget what is pending."""
-        self._batches = []
-
-    def _part(self, number: int) -> Path:
-        return self._folder / f"part-{number:06}.parquet"
+        """Close the stream."""
+        self._file.close()
 
     def _make_schema(self) -> Any:
         pa = self._pyarrow
@@ -174,23 +167,15 @@ class ParquetWriter:
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
     def _row_groups(self) -> Iterator[Any]:
-        """Yield the parts' rows, joined into row groups of a good size."""
-        tables: list[Any] = []
-        for part in range(self._parts):
-            tables.append(self._parquet.read_table(self._part(part), memory_map=False))
-            if sum(table.nbytes for table in tables) >= ROW_GROUP_BYTES:
-                yield self._pyarrow.concat_tables(tables)
-                tables = []
-        if tables:
-            yield self._pyarrow.concat_tables(tables)
-
-    def _write_file(self, path: Path, tables: Iterator[Any]) -> None:
-        with path.open("wb") as file:
-            # Vectors do not compress, and a dictionary of floats only costs time.
-            with self._parquet.ParquetWriter(
-                file, self._schema, use_dictionary=False, compression={"embedding.list.element": "none"}
-            ) as writer:
-                for table in tables:
-                    writer.write_table(table, row_group_size=max(1, len(table)))
-            file.flush()
-            os.fsync(file.fileno())
+        """Yield the stream's rows in tables of a row group's size."""
+        batches: list[Any] = []
+        size = 0
+        with self._pyarrow.OSFile(str(self._path)) as file, self._pyarrow.ipc.open_stream(file) as stream:
+            for batch in stream:
+                batches.append(batch)
+                size += batch.nbytes
+                if size >= ROW_GROUP_BYTES:
+                    yield self._pyarrow.Table.from_batches(batches)
+                    batches, size = [], 0
+        if batches:
+            yield self._pyarrow.Table.from_batches(batches)

@@ -87,7 +87,7 @@ class JsonlWriter:
 
     def __init__(self, folder: Path, state: int, layout: Layout) -> None:
         self._path = folder / "rows.jsonl"
-        self._file = _reopen(self._path, state)
+        self._file = reopen(self._path, state)
         self._keep_text = layout.keep_text
         self.pending = 0
 
@@ -99,7 +99,7 @@ class JsonlWriter:
     def checkpoint(self) -> int:
         """Put what was written on the disk; the state is the file's length in bytes."""
         self.pending = 0
-        return _sync(self._file)
+        return sync(self._file)
 
     def finish(self) -> Path:
         """Return the file."""
@@ -128,7 +128,7 @@ class NpyWriter:
     def __init__(self, folder: Path, state: int, layout: Layout) -> None:
         self._path = folder / "rows.npy"
         self._dimensions = layout.dimensions
-        self._file = _reopen(self._path, state)
+        self._file = reopen(self._path, state)
         if not state:
             self._file.write(_npy_header(0, layout.dimensions))
         self.pending = 0
@@ -140,14 +140,14 @@ class NpyWriter:
     def checkpoint(self) -> int:
         """Put what was written on the disk; the state is the file's length in bytes."""
         self.pending = 0
-        return _sync(self._file)
+        return sync(self._file)
 
     def finish(self) -> Path:
         """Write the header and return the file."""
         count = (self.checkpoint() - NPY_HEADER_BYTES) // (4 * self._dimensions)
         self._file.seek(0)
         self._file.write(_npy_header(count, self._dimensions))
-        _sync(self._file)
+        sync(self._file)
         self.close()
         return self._path
 
@@ -173,7 +173,7 @@ def _npy_header(count: int, dimensions: int) -> bytes:
     return magic + length.to_bytes(2, "little") + words.encode().ljust(length - 1) + b"\n"
 
 
-def _reopen(path: Path, length: int) -> BinaryIO:
+def reopen(path: Path, length: int) -> BinaryIO:
     """Open a new file, or an old one cut to `length` bytes. Raises `Conflict` when it is shorter."""
     if not length:
         return path.open("wb")
@@ -189,7 +189,8 @@ def _reopen(path: Path, length: int) -> BinaryIO:
     return file
 
 
-def _sync(file: BinaryIO) -> int:
+def sync(file: BinaryIO) -> int:
+    """Put what was written on the disk; return the place behind it."""
     file.flush()
     os.fsync(file.fileno())
     return file.tell()
