@@ -39,6 +39,13 @@ class Outlet:
 class ClosingProtocol(HttpToolsProtocol):
     """uvicorn's protocol with orderly ends. `deadline` and `write_deadline` are `time.perf_counter()` seconds."""
 
+    # Slots keep the instance's dictionary small: with uvicorn's own names and these it would be past the size (30) up
+    # to which Python keeps attributes fast.
+    __slots__ = (
+        "_begun_at", "_deferred", "_on_disconnect", "_phase", "_running", "_socket", "_unsent", "_unstarted",
+        "deadline", "limits", "state", "write_deadline",
+    )  # fmt: skip
+
     def __init__(self, config: Config, state: Connections, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, {}, loop)
         self.state = state

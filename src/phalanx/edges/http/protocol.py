@@ -55,6 +55,10 @@ NO_FIELDS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 class Connection(ClosingProtocol):
     """See the module. Made by the server, one for each accepted socket."""
 
+    __slots__ = (
+        "_chunk_size", "_dropped", "_fault", "_feeding", "_held", "_most", "_overhead", "_pace", "_read_at", "_upgrading",
+    )  # fmt: skip
+
     def __init__(self, config: Config, state: Connections, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, loop)
         self._most = self.limits.max_head_bytes

@@ -8,7 +8,7 @@ import dataclasses
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from time import perf_counter, time
@@ -20,6 +20,9 @@ from phalanx.edges.http.connections import ConnectionLimits, Connections
 from phalanx.edges.http.listeners import BACKLOG, CannotListen, bind, make_room
 from phalanx.edges.http.protocol import Connection
 from phalanx.telemetry import Log
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""ASGI 3: scope, receive, send."""
 
 CANCELLED_S = 2.0
 """Seconds that cancelled calls are given to clean up, before their connections are dropped."""
@@ -45,7 +48,7 @@ class HttpServer:
 
     def __init__(
         self,
-        app: Any,
+        app: Application,
         *,
         host: str,
         port: int,
@@ -71,15 +74,11 @@ class HttpServer:
         self._bound_port: int | None = None
         self._listeners: list[asyncio.Server] = []
         self._state = Connections(self._limits, log, request_id_header, on_refused)
+        # The logs are ours, and so is the trust in proxies' headers.
         self._config = Config(
-            app,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-        )
+            cast("Any", app), http="httptools", ws="none", lifespan="off", interface="asgi3", log_config=None,
+            log_level="warning", access_log=False, proxy_headers=False,
+        )  # fmt: skip
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
 

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import socket
 import ssl
 import subprocess
 import warnings
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.config import Config
 
+from phalanx.edges.http.connections import ConnectionLimits, Connections
+from phalanx.edges.http.protocol import Connection
 from phalanx.edges.http.server import TlsFiles
+
+
+class SilentLog:
+    """A log that keeps nothing."""
+
+    def info(self, event: str, **fields: Any) -> None: ...
+
+    warning = error = info
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        more = message["more_body"]
+    text = scope["path"].encode() + b" " + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else text})
+
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 LONG = {"read_timeout_s": 5.0, "write_timeout_s": 5.0, "idle_timeout_s": 5.0}
@@ -709,3 +740,107 @@ def test_tls_is_spoken_and_the_same_rules_hold_over_it(run: Any, serve: Any, cer
                 await served.connect(ssl=outdated(certificate), server_hostname="localhost")
 
     run(check())
+
+
+def test_a_reader_that_stalls_over_tls_is_dropped(run: Any, serve: Any, certificate: tuple[Path, Path]) -> None:
+    left = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"]["phalanx"]["on_disconnect"](left.set)
+        await flood_of_bytes(scope, receive, send)
+
+    async def check() -> None:
+        async with serve(app, tls=TlsFiles(*certificate), limits={"read_timeout_s": 5.0}) as served:
+            peer = await served.connect(ssl=trusting(certificate), server_hostname="localhost", receive_buffer=4096)
+            peer.send(GET)
+            async with asyncio.timeout(3):
+                await left.wait()
+            assert served.refused == ["stalled_reader"]
+
+    run(check())
+
+
+class Sink:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = write_eof = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def pause_reading(self) -> None: ...
+
+    resume_reading = pause_reading
+
+
+async def written_for(pieces: list[bytes]) -> bytes:
+    """Return what a connection writes when it is given `pieces`; the changing parts of its answers cut out."""
+    loop = asyncio.get_running_loop()
+    config = Config(echo, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    config.load()
+    state = Connections(ConnectionLimits(max_pipelined=1000), SilentLog(), "X-Request-Id", lambda code: None)
+    connection, sink = Connection(config, state, loop), Sink()
+    connection.connection_made(cast("asyncio.Transport", sink))
+    for piece in pieces:
+        # As the loop does: outside any task.
+        loop.call_soon(connection.data_received, piece)
+        for _ in range(6):
+            await asyncio.sleep(0)
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    return VARYING.sub(b"", sink.written)
+
+
+VARYING = re.compile(rb"total;dur=[0-9.]+|[0-9a-f]{32}")
+MESSAGES = [
+    GET,
+    b"POST /p HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+    b"POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: y\r\n\r\n",
+    b"POST /u HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\nup",
+    b"HEAD /h HTTP/1.1\r\n\r\n",
+    b"\r\n",
+    b"GET /\xff HTTP/1.1\r\n\r\n",
+    b"nonsense\r\n",
+]
+
+
+@given(st.lists(st.sampled_from(MESSAGES), max_size=6), st.lists(st.integers(0, 400), max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_what_is_answered_does_not_depend_on_how_the_bytes_were_cut(messages: list[bytes], cuts: list[int]) -> None:
+    sent = b"".join(messages)
+    edges = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
+    pieces = [sent[a:b] for a, b in itertools.pairwise(edges)]
+
+    async def check() -> None:
+        assert await written_for(pieces) == await written_for([sent])
+
+    uvloop.run(check())
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_no_bytes_make_a_connection_fail(pieces: list[bytes]) -> None:
+    async def check() -> None:
+        written = await written_for(pieces)
+        assert written == b"" or written.startswith(b"HTTP/1.1 ")
+
+    uvloop.run(check())
