@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -227,7 +226,7 @@ async def call(entrance: Entrance, operation: Operation, inbound: Call, read: Re
         await _reserve(entrance, operation, inbound)
         return await _unary(entrance, operation, inbound)
     key = f"{caller.subject}:{operation.name}:{inbound.idempotency_key}"
-    stored = await entrance.idempotency.begin(key, _fingerprint(inbound.request))
+    stored = await entrance.idempotency.begin(key, inbound.fingerprint)
     if stored is not None:
         inbound.replayed = True
         return msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
@@ -306,7 +305,3 @@ def _status_of(error: BaseException) -> str:
     if isinstance(error, PhalanxError):
         return error.code
     return Cancelled.row.code if isinstance(error, asyncio.CancelledError) else Internal.row.code
-
-
-def _fingerprint(request: msgspec.Struct) -> bytes:
-    return hashlib.sha256(msgspec.msgpack.encode(request)).digest()

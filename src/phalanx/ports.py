@@ -69,7 +69,7 @@ class UsageLog(Protocol):
 
 
 class RatePolicy(NamedTuple):
-    """A GCRA limit: `per_minute` requests sustained, `burst` at once on top of an empty bucket."""
+    """A GCRA limit: `per_minute` requests sustained, `burst` at once after a pause (0 counts as 1)."""
 
     per_minute: int
     burst: int

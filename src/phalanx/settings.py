@@ -189,7 +189,7 @@ class Settings:
     enforce_paid_limits: Annotated[bool, Variable("ENFORCE_PAID_LIMITS", _flag, "make the paid tiers' limits hard")] = False
     rate_limit_enabled: Annotated[bool, Variable("RATE_LIMIT_ENABLED", _flag, "limit the rate of free and anonymous callers")] = True
     rate_limit_requests_per_minute: Annotated[int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", _integer(1, 10**9), "their sustained rate")] = 60
-    rate_limit_burst: Annotated[int, Variable("RATE_LIMIT_BURST", _integer(0, 10**9), "their burst on top")] = 20
+    rate_limit_burst: Annotated[int, Variable("RATE_LIMIT_BURST", _integer(0, 10**9), "how many of their requests may come at once; 0 counts as 1")] = 20
 
     # Stores
     database_url: Annotated[Secret | None, Variable("DATABASE_URL", Secret, "database [SQLite in DATA_DIR]")] = None

@@ -8,7 +8,7 @@ import time
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.keys import (
@@ -70,7 +70,7 @@ def list_keys(
     if as_json:
         typer.echo(msgspec.json.encode(answer.keys).decode())
         return
-    table = Table("id", "key", "email", "name", "tier", "scopes", "created", "state")
+    table = Table(Column("id", no_wrap=True), "key", "email", "name", "tier", "scopes", "created", "state")
     for key in answer.keys:
         made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
         scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)

@@ -6,7 +6,10 @@ from msgspec import Struct
 
 
 class UsageEvent(Struct, frozen=True, kw_only=True):
-    """One admitted call. `id` is a UUIDv7; `at` epoch seconds; `status` the error table's code or `ok`."""
+    """One admitted call. `id` is a UUIDv7; `at` epoch seconds; `status` the error table's code or `ok`.
+
+    A field added later needs a default, or journals of an older version do not decode.
+    """
 
     id: str
     at: float

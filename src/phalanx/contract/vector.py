@@ -40,6 +40,15 @@ TokenVectors = Annotated[
 ]
 """A float32 array of shape `[tokens, d]`, or None where its item failed."""
 
+Matrix = Annotated[
+    Any,
+    Meta(
+        description="Rows of numbers (float32), all as long.",
+        extra_json_schema={"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+    ),
+]
+"""A float32 array of shape `[n, d]`, or, from JSON, rows that are yet to be checked."""
+
 _ARRAY = 1
 
 

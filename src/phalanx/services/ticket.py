@@ -81,11 +81,15 @@ class Ticket:
 
 @dataclass(slots=True)
 class Call:
-    """One call under way, as its edge sees it: what it sent, and what became of it so far."""
+    """One call under way, as its edge sees it: what it sent, and what became of it so far.
+
+    `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads.
+    """
 
     credential: Credential
     request_id: str
     idempotency_key: str | None = None
+    fingerprint: bytes = b""
     caller: Caller | None = None
     rate: RateDecision | None = None
     policy: tuple[int, int] | None = None

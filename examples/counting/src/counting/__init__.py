@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta, Struct
 
-from phalanx.contract.vector import TokenVectors
+from phalanx.contract.vector import Matrix, Vector
 from phalanx.errors import InvalidRequest
 from phalanx.operations import Body, Kind, Operation, Services
 from phalanx.services.ticket import Ticket
@@ -73,14 +73,14 @@ class DigestResponse(Struct, frozen=True):
 class DotRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Two float32 matrices, `[n, d]` and `[m, d]`."""
 
-    left: Any
-    right: Any
+    left: Matrix
+    right: Matrix
 
 
 class DotResponse(Struct, frozen=True):
     """Their products, `[n, m]` float32."""
 
-    matrix: TokenVectors
+    matrix: Matrix
 
 
 async def echo(services: Services, ticket: Ticket, request: EchoRequest) -> EchoResponse:
@@ -117,11 +117,22 @@ async def digest(services: Services, ticket: Ticket, request: DigestRequest) -> 
 
 async def dot(services: Services, ticket: Ticket, request: DotRequest) -> DotResponse:
     """Multiply two matrices. Raises `InvalidRequest` when their rows differ in length."""
-    left, right = (np.atleast_2d(np.asarray(side, dtype=np.float32)) for side in (request.left, request.right))
+    left, right = _matrix(request.left, "left"), _matrix(request.right, "right")
     if left.shape[1] != right.shape[1]:
         raise InvalidRequest(f"the rows have {left.shape[1]} and {right.shape[1]} numbers; they must have as many")
     ticket.meter.units += len(left) * len(right)
     return DotResponse(left @ right.T)
+
+
+def _matrix(rows: Any, name: str) -> Vector:
+    """Return float32 `[n, d]`; what came as JSON has not been looked at yet. Raises `InvalidRequest`."""
+    try:
+        matrix = np.asarray(rows, dtype=np.float32)
+    except (ValueError, TypeError, OverflowError):
+        matrix = np.empty(0, dtype=np.float32)
+    if matrix.ndim != 2 or isinstance(rows, str):
+        raise InvalidRequest(f"{name} must be rows of numbers, all as long", param=name)
+    return matrix
 
 
 OPERATIONS = (

@@ -42,6 +42,11 @@ def _open_call(exchange: Exchange) -> Call:
     return inbound
 
 
+def _fingerprint(inbound: Call, *parts: bytes) -> None:
+    if inbound.idempotency_key is not None:
+        inbound.fingerprint = hashlib.sha256(b"\0".join(parts)).digest()
+
+
 class OperationEndpoint:
     """The canonical route of a row."""
 
@@ -65,7 +70,9 @@ class OperationEndpoint:
             if body is not Body.NONE:
                 check_length(exchange.headers, self._max_body_bytes)
                 data = await read_whole(exchange.chunks(), self._max_body_bytes)
-            return await self._codec.decode(body, data, exchange.headers, params, exchange.scope["query_string"])
+            query = exchange.scope["query_string"]
+            _fingerprint(inbound, exchange.path.encode(), query, data)
+            return await self._codec.decode(body, data, exchange.headers, params, query)
 
         response = await call(self._entrance, self._operation, inbound, read)
         if isinstance(response, Stream):
@@ -106,7 +113,9 @@ class DialectEndpoint:
             if route.strict_media_type and kind != "application/json" and not kind.endswith("+json"):
                 raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send application/json")
             check_length(exchange.headers, self._max_body_bytes)
-            wire = decode_json(self._decoder, await read_whole(exchange.chunks(), self._max_body_bytes))
+            data = await read_whole(exchange.chunks(), self._max_body_bytes)
+            _fingerprint(inbound, route.path.encode(), data)
+            wire = decode_json(self._decoder, data)
             return route.decode(wire)
 
         response = await call(self._entrance, self._operation, inbound, read)

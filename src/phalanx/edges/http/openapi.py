@@ -30,7 +30,7 @@ SYSTEM: tuple[tuple[str, str, Any, tuple[int, ...]], ...] = (
     ("/info", "Show the default model and the worker's limits (TEI).", Info, (200,)),
 )
 
-BODYLESS_ERRORS = (401, 403, 404, 408, 429, 500, 503, 504)
+BODYLESS_ERRORS = (400, 401, 403, 404, 408, 429, 500, 503, 504)
 BODY_ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
 
