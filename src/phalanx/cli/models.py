@@ -94,9 +94,7 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
         Console().print(_table(models))
 
 
-@app.command(
-    epilog="Examples: phalanx models pull all-MiniLM-L6-v2 · phalanx models pull NAME --from file:/mnt/models"
-)
+@app.command(epilog="Examples: phalanx models pull all-MiniLM-L6-v2 · phalanx models pull NAME --from file:/mnt/models")
 def pull(
     context: typer.Context,
     name: Name,
@@ -123,9 +121,7 @@ def verify(
     names = [name] if name else [model.name for model in store.models() if model.versions]
     reports = [(one, report) for one in names for report in store.verify(one, version)]
     if as_json:
-        _print_json(
-            [{"name": one, "version": r.version, "file": r.file, "problem": r.problem} for one, r in reports]
-        )
+        _print_json([{"name": one, "version": r.version, "file": r.file, "problem": r.problem} for one, r in reports])
     for one, report in [] if as_json else reports:
         line = f"{one} {report.version} {report.file} {report.problem or 'ok'}"
         Console().print(line, style="red" if report.problem else None, highlight=False, soft_wrap=True)
@@ -284,9 +280,7 @@ def _table(models: list[Installed]) -> Table:
         facts, active = _facts(model), _weights(model)
         here = [f"{'*' if one.version in active else ' '} {one.version}" for one in model.versions]
         dimensions = "" if facts.dimensions is None else str(facts.dimensions)
-        table.add_row(
-            model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled"
-        )
+        table.add_row(model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled")
     return table
 
 

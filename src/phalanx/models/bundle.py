@@ -78,9 +78,7 @@ class Bundle:
         while (info := self._tar.next()) is not None:
             pin = awaited.pop(info.name, None)
             if pin is None:
-                known = (
-                    "a second time" if info.name in self.manifest.files else "which is not in its manifest"
-                )
+                known = "a second time" if info.name in self.manifest.files else "which is not in its manifest"
                 raise UnreadableInput(f"{self._path.name} has {info.name!r}, {known}")
             self._take(info, pin, workspace, progress)
         if awaited:
@@ -101,9 +99,7 @@ class Bundle:
     def _read_manifest(self) -> Manifest:
         first = self._tar.next()
         if first is None or first.name != MANIFEST or not first.isreg() or first.size > MANIFEST_LIMIT_BYTES:
-            raise UnreadableInput(
-                f"{self._path.name} does not begin with {MANIFEST}; it is no bundle of a model"
-            )
+            raise UnreadableInput(f"{self._path.name} does not begin with {MANIFEST}; it is no bundle of a model")
         stream = self._tar.extractfile(first)
         assert stream is not None, "a regular member can be read"
         try:
@@ -111,9 +107,7 @@ class Bundle:
         except msgspec.DecodeError as error:
             raise UnreadableInput(f"{self._path.name}: {MANIFEST}: {error}") from error
         if manifest.derived:
-            raise UnreadableInput(
-                f"{self._path.name}: {MANIFEST}: derived files are made on import, never brought"
-            )
+            raise UnreadableInput(f"{self._path.name}: {MANIFEST}: derived files are made on import, never brought")
         return manifest
 
 

@@ -89,9 +89,7 @@ def derive(conversion: str, folder: Path, converters: Converters, progress: Prog
     """
     if conversion not in converters:
         known = ", ".join(sorted(converters)) or "none"
-        raise Unavailable(
-            f"the model needs the conversion {conversion!r}; this version of Phalanx has: {known}"
-        )
+        raise Unavailable(f"the model needs the conversion {conversion!r}; this version of Phalanx has: {known}")
     progress.note(f"converting ({conversion})")
     return {file: pin_of(folder / file) for file in converters[conversion](folder)}
 
@@ -116,6 +114,4 @@ def require_space(folder: Path, needed: int) -> None:
     """Raise `Unavailable` unless the file system of a folder has `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise Unavailable(
-            f"{folder} has {free:,} bytes free, {needed:,} are needed; make room or set MODEL_DIR"
-        )
+        raise Unavailable(f"{folder} has {free:,} bytes free, {needed:,} are needed; make room or set MODEL_DIR")

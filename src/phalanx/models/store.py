@@ -69,9 +69,7 @@ class ModelStore:
             manifest = None if force else self._intact(entry, progress)
             if manifest:
                 progress.note(here)
-            manifest = manifest or self._install(
-                entry, [source] if source else entry.sources, force, progress
-            )
+            manifest = manifest or self._install(entry, [source] if source else entry.sources, force, progress)
             if not self._has_active(entry.name):
                 self._point(entry.name, [Weighted(manifest.version)], previous=[])
         return self._version(manifest)
@@ -183,9 +181,7 @@ class ModelStore:
                 raise Conflict(f"{name} has no earlier active version to go back to")
             gone = [one.version for one in pointer.previous if one.version not in self._layout.versions(name)]
             if gone:
-                raise Conflict(
-                    f"version {', '.join(gone)} of {name} was removed; there is nothing to go back to"
-                )
+                raise Conflict(f"version {', '.join(gone)} of {name} was removed; there is nothing to go back to")
             self._point(name, pointer.previous, previous=pointer.versions)
         return self.active(name)
 
@@ -200,16 +196,12 @@ class ModelStore:
             pointer = self._layout.read_pointer(name)
             if pointer and any(one.version == version for one in pointer.versions):
                 if not force:
-                    raise Conflict(
-                        f"version {version} of {name} is active; activate another one first, or use --force"
-                    )
+                    raise Conflict(f"version {version} of {name} is active; activate another one first, or use --force")
                 kept = [one for one in pointer.versions if one.version != version]
                 self._point(name, kept, previous=pointer.previous)
             self._layout.discard(name, version)
 
-    def export(
-        self, name: str, path: Path, *, version: str | None = None, progress: Progress | None = None
-    ) -> Path:
+    def export(self, name: str, path: Path, *, version: str | None = None, progress: Progress | None = None) -> Path:
         """Write a version, by default the active one, as a bundle: to a file, or into a folder.
 
         Raises `Unavailable` when the model is not here, `Conflict` when it is damaged or the file exists
@@ -270,9 +262,7 @@ class ModelStore:
         if primary not in files:
             raise InvalidRequest(f"the variant's primary file {primary!r} is none of: {', '.join(files)}")
         origin = self._manifest(name, version)
-        kept = {
-            file: pin for file, pin in origin.files.items() if file != origin.primary and file not in files
-        }
+        kept = {file: pin for file, pin in origin.files.items() if file != origin.primary and file not in files}
         pins = kept | {file: pin_of(path) for file, path in files.items()}
         made = _convert_version(version_name(pins[primary].sha256, suffix))
         manifest = msgspec.structs.replace(
@@ -304,21 +294,16 @@ class ModelStore:
 
     def _has_active(self, name: str) -> bool:
         pointer = self._layout.read_pointer(name)
-        return pointer is not None and any(
-            one.version in self._layout.versions(name) for one in pointer.versions
-        )
+        return pointer is not None and any(one.version in self._layout.versions(name) for one in pointer.versions)
 
     def _point(self, name: str, versions: list[Weighted], *, previous: list[Weighted]) -> None:
-        pointer = (
-            Pointer(versions=versions, previous=previous, changed_at=datetime.now(UTC)) if versions else None
-        )
+        pointer = Pointer(versions=versions, previous=previous, changed_at=datetime.now(UTC)) if versions else None
         self._layout.write_pointer(name, pointer)
 
     def _check(self, manifest: Manifest) -> list[FileReport]:
         folder = self._folder(manifest)
         return [
-            FileReport(manifest.version, file, pin, mismatch(folder / file, pin))
-            for file, pin in manifest.pins.items()
+            FileReport(manifest.version, file, pin, mismatch(folder / file, pin)) for file, pin in manifest.pins.items()
         ]
 
     def _require(self, name: str, version: str) -> None:

@@ -58,9 +58,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PypiSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pypi"):
     """Files inside one wheel or sdist of a package index; `members` maps each to its path in the archive."""
 
-    requirement: Annotated[
-        str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+]*\Z")
-    ]
+    requirement: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+]*\Z")]
     archive: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+\.(whl|zip|tar\.gz|tar\.bz2)\Z")]
     sha256: Digest
     members: Annotated[dict[FileName, str], msgspec.Meta(min_length=1)]

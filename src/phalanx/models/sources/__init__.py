@@ -40,17 +40,13 @@ def parse_source(text: str) -> Source:
         elif scheme == "file" or Path(text).expanduser().exists():
             fields = {"kind": "file", "path": rest.removeprefix("//") if scheme == "file" else text}
         else:
-            raise InvalidRequest(
-                f"{text!r} is no source; write hf:REPOSITORY@REVISION, https://… or file:PATH"
-            )
+            raise InvalidRequest(f"{text!r} is no source; write hf:REPOSITORY@REVISION, https://… or file:PATH")
         return msgspec.convert(fields, Source)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"the source {text!r} cannot be read: {error}") from error
 
 
-def fetch(
-    source: Source, files: Mapping[str, Pin], folder: Path, *, progress: Progress, access: Access
-) -> None:
+def fetch(source: Source, files: Mapping[str, Pin], folder: Path, *, progress: Progress, access: Access) -> None:
     """Put those of `files` that a source has into `folder`, each verified.
 
     Raises `UpstreamFailed` when the source cannot be reached or lacks one, `WrongBytes` when it has others.

@@ -10,9 +10,7 @@ from phalanx.models.pins import Pin, receive
 from phalanx.models.progress import Progress, read_chunks
 
 
-def fetch(
-    path: Path, paths: Mapping[str, str], files: Mapping[str, Pin], folder: Path, *, progress: Progress
-) -> None:
+def fetch(path: Path, paths: Mapping[str, str], files: Mapping[str, Pin], folder: Path, *, progress: Progress) -> None:
     """Copy files of a folder, or the one file that `path` is. Raises `UpstreamFailed`, `WrongBytes`."""
     place = path.expanduser()
     if place.is_file() and len(paths) > 1:
@@ -26,8 +24,6 @@ def fetch(
         progress.start(file, files[file].size)
         try:
             with origin.open("rb") as stream:
-                receive(
-                    read_chunks(stream, progress), folder / file, files[file], name=f"{file} of file:{path}"
-                )
+                receive(read_chunks(stream, progress), folder / file, files[file], name=f"{file} of file:{path}")
         finally:
             progress.finish()

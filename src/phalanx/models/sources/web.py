@@ -98,9 +98,7 @@ class Downloader:
 class _Transfer:
     """One file on its way: what is there already, and the validator under which the rest may be asked for."""
 
-    def __init__(
-        self, url: str, arriving: Arriving, progress: Progress, token: str | None, timeout_s: float
-    ) -> None:
+    def __init__(self, url: str, arriving: Arriving, progress: Progress, token: str | None, timeout_s: float) -> None:
         self._url = url
         self._host = urlsplit(url).netloc
         self._arriving = arriving
