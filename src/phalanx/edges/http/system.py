@@ -117,7 +117,7 @@ class SystemEndpoints:
             raise Unavailable(error.detail) from None
         spec = model.spec
         await exchange.respond_json(200, Info(
-            worker_id=self._health.worker_id, device=model.backend.device_name, status="ready" if ready else "not ready",
+            worker_id=self._health.worker_id, device=model.backend.device, status="ready" if ready else "not ready",
             model_id=spec.name, model_sha=spec.sha256, model_dtype=model.backend.precision,
             model_type=ModelType({"pooling": spec.pooling}), max_input_length=spec.max_tokens,
             max_batch_tokens=self._max_batch_tokens, max_client_batch_size=MAX_TEXTS,
