@@ -57,6 +57,7 @@ class Connection(ClosingProtocol):
 
     __slots__ = (
         "_chunk_size", "_dropped", "_fault", "_feeding", "_held", "_most", "_overhead", "_pace", "_read_at", "_upgrading",
+        "_watched",
     )  # fmt: skip
 
     def __init__(self, config: Config, state: Connections, loop: asyncio.AbstractEventLoop) -> None:
@@ -70,6 +71,7 @@ class Connection(ClosingProtocol):
         # Bytes since the head began or since a byte of the body came: a head, chunk sizes, or trailers.
         self._overhead = 0
         self._dropped = 0
+        self._watched: RequestResponseCycle | None = None
         self._upgrading = False
         self._feeding = False
         self._fault: PhalanxError | None = None
@@ -101,7 +103,9 @@ class Connection(ClosingProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 self._feed_without_upgrade(data, upgrade)
-            if self._overhead > self._most or self._dropped:
+            if self._phase == "body":
+                self._watch_body()
+            if self._overhead > self._most:
                 self._check_volume()
         except httptools.HttpParserError as malformed:
             # A full queue stops the parser the same way, but is no fault of what was read before.
@@ -144,20 +148,13 @@ class Connection(ClosingProtocol):
         # Trailers would be appended to the headers that the application was given.
         self.headers = NO_FIELDS  # type: ignore[assignment]
         self._phase = "body"
-        self._dropped = 0
-        self.deadline = self._pace.start(self._read_at)
-        self._held = self.flow.read_paused or self.expect_100_continue
         if self.state.draining:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Hand on a piece of a body, or drop it when the answer was given without it."""
+        """Hand on a piece of a body."""
         self._overhead = 0
-        self._pace.move(len(body))
-        if self.cycle.response_complete:
-            self._dropped += len(body)
         super().on_body(body)
-        self._held = self._held or self.flow.read_paused
 
     def on_message_complete(self) -> None:
         """Lift the deadline of reading: now it is our turn."""
@@ -243,7 +240,7 @@ class Connection(ClosingProtocol):
 
     def _rest(self) -> None:
         self._phase = "idle"
-        self._overhead = self._dropped = 0
+        self._overhead = 0
         self.deadline = perf_counter() + self.limits.idle_timeout_s
 
     def _feed_without_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade | None) -> None:
@@ -275,12 +272,25 @@ class Connection(ClosingProtocol):
                 raise self._fault
 
     def _check_volume(self) -> None:
-        """Bound what the parser keeps to itself (a field without end), and what is dropped after an answer."""
-        most = self._most
-        if self._overhead > most and self._phase in ("head", "body"):
+        """Bound what the parser keeps to itself: a field without end."""
+        if self._phase in ("head", "body"):
+            most = self._most
             raise HeadTooLarge(f"The head or the trailers of the request have over {most} bytes; {most} are allowed.")
-        if self._dropped > DROPPED_BYTES:
-            self.close()
+
+    def _watch_body(self) -> None:
+        """Time a body that did not come with its head; drop it, within bounds, if the answer was given without it."""
+        cycle = self.cycle
+        if self._watched is not cycle:
+            self._watched = cycle
+            self._dropped = 0
+            self._held = cycle.waiting_for_100_continue
+            self.deadline = self._pace.start(self._read_at)
+        self._pace.move(self._chunk_size)
+        self._held = self._held or self.flow.read_paused
+        if cycle.response_complete:
+            self._dropped += self._chunk_size
+            if self._dropped > DROPPED_BYTES:
+                self.close()
 
     # What the application does with it.
 
