@@ -27,13 +27,8 @@ def checkout_facts(folder: Path, git_sha: str = "") -> BuildFacts:
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(  # noqa: S603  the words are ours
-                ["git", "-C", str(folder), *words],
-                capture_output=True,
-                text=True,
-                timeout=5,
-                check=False,  # noqa: S607
-            )
+            command = ["git", "-C", str(folder), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from phalanx.contract.keys import KeyRecord
 from phalanx.contract.usage import UsageEvent, UsageTotals
 
-In_contra = TypeVar("In_contra", contravariant=True)
+P_contra = TypeVar("P_contra", bound="Prepared", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 P = TypeVar("P", bound="Prepared")
 R = TypeVar("R")
 
@@ -157,10 +158,10 @@ class Prepared(Protocol):
         ...
 
 
-class Engine(Protocol[P, R]):
+class Engine(Protocol[P_contra, R_co]):
     """Maths over a batch: synchronous, no network, no clock, no options. Called by one engine thread only."""
 
-    def run(self, batch: Sequence[P]) -> Sequence[R]:
+    def run(self, batch: Sequence[P_contra]) -> Sequence[R_co]:
         """Compute one result an item, in order; the whole batch fails by raising."""
         ...
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-PHALANX = Path(sys.executable).parent / "phalanx"
+PHALANX = str(Path(sys.executable).parent / "phalanx")
 START_S = 60.0
 
 

@@ -178,7 +178,7 @@ def test_sigint_ends_it_too(start: Callable[..., Any]) -> None:
 def test_bad_settings_are_listed(tmp_path: Path) -> None:
     """One line a problem, exit status 1, no traceback."""
     environ = {"PORT": "x", "AUTH": "y", "DATA_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
-    words = [Path(sys.executable).parent / "phalanx", "serve"]
+    words = [str(Path(sys.executable).parent / "phalanx"), "serve"]
     done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["PORT", "AUTH"]
