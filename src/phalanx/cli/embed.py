@@ -184,7 +184,7 @@ def _embed(task: Task, console: Console) -> None:
         try:
             with_app(lambda app: _run(app, task, reader, workspace, console), models=True)
         except KeyboardInterrupt:
-            console.print(_farewell(task, workspace), style="yellow", highlight=False, markup=False)
+            console.print(_farewell(task, workspace), style="yellow", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         finally:
             if workspace.folder.exists() and workspace.load() is None:
@@ -201,7 +201,7 @@ async def _run(app: App, task: Task, reader: Reader, workspace: Workspace, conso
         journal = begin(workspace, facts, on_error=task.on_error, restart=task.restart)
         begun = journal.tally
         if begun.records and not task.quiet:
-            console.print(f"Going on after {begun.records:,} rows.", highlight=False)
+            console.print(f"Going on after {begun.records:,} rows.", highlight=False, soft_wrap=True)
         with showing(console, reader.total, begun, quiet=task.quiet) as show:
             run = Run(
                 reader=reader, embedder=embedder, writer=_writer(task.to, workspace, journal.state, layout),
@@ -212,7 +212,7 @@ async def _run(app: App, task: Task, reader: Reader, workspace: Workspace, conso
         workspace.publish(file)
     if not task.quiet:
         words = f"{task.output}: {summary(tally, begun, run.first_failure)}"
-        console.print(words, style="yellow" if tally.failed else None, highlight=False, markup=False)
+        console.print(words, style="yellow" if tally.failed else None, highlight=False, markup=False, soft_wrap=True)
 
 
 class OperatorEmbedder:

@@ -51,6 +51,7 @@ class Workspace:
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
         self._journal = self.folder / "journal.json"
+        self._holds_work = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -72,18 +73,19 @@ class Workspace:
         except OSError as error:
             kept = f"; what is done is kept in {str(self.folder)!r}, and the same command goes on from there"
             raise Unavailable(
-                f"{str(self.output)!r} cannot be written: {error.strerror or error}"
-                f"{kept if self._journal.exists() else ''}"
+                f"{str(self.output)!r} cannot be written: {error.strerror or error}{kept if self._holds_work else ''}"
             ) from None
 
     def load(self) -> Journal | None:
         """Return the journal of an interrupted run, if there is one. Raises `Conflict` when it cannot be read."""
         try:
-            return msgspec.json.decode(self._journal.read_bytes(), type=Journal)
+            journal = msgspec.json.decode(self._journal.read_bytes(), type=Journal)
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Conflict(f"{str(self._journal)!r} cannot be read ({error}); begin anew with --restart") from None
+        self._holds_work = True
+        return journal
 
     def save(self, journal: Journal) -> None:
         """Replace the journal, whole or not at all."""
@@ -93,10 +95,12 @@ class Workspace:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._journal)
+        self._holds_work = True
         _sync_folder(self.folder)
 
     def clear(self) -> None:
         """Forget what an earlier run left; files of other names stay."""
+        self._holds_work = False
         for pattern in OURS:
             for path in self.folder.glob(pattern):
                 path.unlink()

@@ -65,7 +65,7 @@ class _Lines:
         words = _words(tally, self._begun)
         if self._total:
             words = f"{words} · {position.offset / self._total:.0%}"
-        self._console.print(words, highlight=False)
+        self._console.print(words, highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:
