@@ -11,6 +11,7 @@ import openvino as ov
 
 from phalanx.engines.backends import Ids, Precision, Vectors
 from phalanx.engines.backends.devices import processor_name
+from phalanx.engines.backends.mapped import forget_pages
 from phalanx.engines.backends.signature import Signature, read_signature
 from phalanx.errors import Unavailable
 
@@ -61,6 +62,7 @@ class OpenVinoBackend:
             still = model.clone()
             still.reshape({port.get_any_name(): list(shape) for port in still.inputs})
             self._fixed[shape] = _Request(core.compile_model(still, "CPU", settings), signature)
+        forget_pages(graph.parent.resolve())
 
     def infer(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
         """Run one batch; the result is valid until the next call."""

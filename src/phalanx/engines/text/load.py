@@ -14,9 +14,9 @@ from phalanx.engines.text.spec import TextSpec
 from phalanx.engines.text.tokenizer import TextTokenizer
 from phalanx.errors import Unavailable
 
-FIXED_SHAPES = ((1, 16),)
-"""One short text, alone: the most common call. A graph of its own for that shape takes 30 MiB and answers in 0.85 ms
-where the one for all shapes takes 1.3."""
+FIXED_SHAPES = ((1, 8), (1, 16))
+"""One short text, alone: the most common call. A graph of its own for a shape takes 30 MiB and a fifth off the time;
+from 32 tokens on it gains nothing."""
 
 log = logging.getLogger(__name__)
 

@@ -85,7 +85,7 @@ class TextModel:
     def warm(self) -> None:
         """Run the shapes that come first: one text of each length, and full batches of the short ones."""
         limit = self.spec.max_tokens
-        lengths = sorted({padded_length(n, self.spec.positions) for n in range(16, min(limit, 256) + 1, 16)})
+        lengths = sorted({padded_length(n, self.spec.positions) for n in range(8, min(limit, 256) + 1, 8)})
         for length in lengths or [limit]:
             self.run([self._blank(length)])
         for length, rows in ((16, 8), (16, 64), (32, 32), (64, 16), (128, 8)):

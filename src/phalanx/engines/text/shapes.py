@@ -19,10 +19,13 @@ takes in a shorter text as long as padding it, with those before, costs less tha
 
 _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 _FINE_LENGTHS = 256
+_SHORTEST = 8
 
 
 def padded_length(length: int, limit: int) -> int:
-    """Round a text's length up: to 16 until 256, then to 64 until 1,024, then to 256, and to `limit` at most."""
+    """Round a text's length up: to 8, then 16 until 256, 64 until 1,024, and 256, but to `limit` at most."""
+    if length <= _SHORTEST:
+        return max(length, min(limit, _SHORTEST))
     step = LENGTH_STEP if length <= _FINE_LENGTHS else 64 if length <= 1024 else 256
     return max(length, min(limit, -(-length // step) * step))
 
