@@ -399,8 +399,8 @@ def test_the_probe_sees_a_blocked_loop_and_tells_when_it_turns(run: Any) -> None
         probe.start()
         await asyncio.sleep(0.1)
         assert len(lags) >= 3
-        assert max(lags) < 0.02
-        assert probe.is_turning(within_s=0.05)
+        assert max(lags) < 0.1
+        assert probe.is_turning(within_s=0.1)
         time.sleep(0.15)  # noqa: ASYNC251  blocking the loop is the point
         assert not probe.is_turning(within_s=0.1)
         await asyncio.sleep(0.01)
