@@ -202,7 +202,7 @@ async def _run(app: App, task: Task, reader: Reader, workspace: Workspace, conso
         begun = journal.tally
         if begun.records and not task.quiet:
             console.print(f"Going on after {begun.records:,} rows.", highlight=False, soft_wrap=True)
-        with showing(console, reader.total, begun, quiet=task.quiet) as show:
+        with showing(console, reader.total, journal, quiet=task.quiet) as show:
             run = Run(
                 reader=reader, embedder=embedder, writer=_writer(task.to, workspace, journal.state, layout),
                 journal=journal, save=workspace.save if task.can_resume else _keep_nothing, options=task.options,

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from phalanx.cli import app as command_line
 from phalanx.cli import embed as command
 from phalanx.cli.bulk import progress, readers
-from phalanx.cli.bulk.journal import Tally, Workspace
+from phalanx.cli.bulk.journal import Journal, Tally, Workspace
 from phalanx.cli.bulk.records import Position
 from phalanx.contract.models import GetModelRequest, Model
 from phalanx.contract.text import EmbedItem, EmbedRequest, EmbedResponse, TokenUsage
@@ -251,7 +251,7 @@ class TestProgress:
     """What is said while it runs."""
 
     now = Tally(records=1500, tokens=30_000, seconds=12.0)
-    begun = Tally(records=500, tokens=10_000, seconds=2.0)
+    begun = Journal({}, "null", Position(20, 2), tally=Tally(records=500, tokens=10_000, seconds=2.0))
 
     def shown(self, monkeypatch: pytest.MonkeyPatch, *, terminal: bool, total: int | None, quiet: bool = False) -> str:
         monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)

@@ -119,6 +119,19 @@ def test_lines_end_as_python_reads_them_whatever_the_size_of_a_read(body: list[s
     assert [end for _, end in found] == [Position(sum(lengths[: i + 1]), i + 1) for i in range(len(found))]
 
 
+@given(rows=st.lists(st.text(st.sampled_from('a,"\n\r\t é'), max_size=8), max_size=8), at=st.integers(0, 7))
+def test_whatever_a_csv_writer_writes_is_read_and_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[str], at: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    write_csv(path, rows)
+    source = Source(path, InputFormat.CSV)
+    records = read(source)
+    assert texts(records) == rows
+    if at < len(records):
+        assert read(source, records[at].end) == records[at + 1 :]
+
+
 class SmallReads(io.BytesIO):
     """A stream that gives few bytes at a time, as a pipe may."""
 

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from phalanx.cli.bulk.journal import Tally
+from phalanx.cli.bulk.journal import Journal, Tally
 from phalanx.cli.bulk.records import Position
+from phalanx.cli.bulk.run import Show
 
 LINE_EVERY_S = 10.0
 
-Show = Callable[[Tally, Position], None]
-
 
 @contextmanager
-def showing(console: Console, total: int | None, begun: Tally, *, quiet: bool) -> Iterator[Show]:
+def showing(console: Console, total: int | None, begun: Journal, *, quiet: bool) -> Iterator[Show]:
     """Yield the function that is told how far the run is.
 
-    `total` is the input's end as a `Position.offset`; `begun` counts what earlier sittings did, which is left out of
-    the rates.
+    `total` is the input's end as a `Position.offset`. What is in `begun` was done by earlier sittings and is left out
+    of the rates.
     """
     if quiet:
         yield lambda tally, position: None
     elif console.is_terminal:
         with _bar(console) as progress:
-            task = progress.add_task("", total=total, words="starting")
+            task = progress.add_task("", total=total, completed=begun.position.offset, words="starting")
 
             def move(tally: Tally, position: Position) -> None:
-                progress.update(task, completed=position.offset, words=_words(tally, begun))
+                progress.update(task, completed=position.offset, words=_words(tally, begun.tally))
 
             yield move
     else:
-        yield _Lines(console, total, begun).show
+        yield _Lines(console, total, begun.tally).show
 
 
 def summary(tally: Tally, begun: Tally, first_failure: str) -> str:

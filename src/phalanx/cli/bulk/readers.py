@@ -280,7 +280,11 @@ def _place_of(column: str, header: list[str]) -> int:
 
 
 def _has_stray_bytes(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _wrong(end: Position, problem: str) -> Record:
