@@ -109,4 +109,8 @@ class HttpEdge:
         children[1].observe(line["ms"] / 1e3)
         if exchange.operation:
             self._on_finished(exchange.operation, exchange.tag, line["ms"])
-        self._log.info("request", **line)
+        if exchange.operation or exchange.status >= 400:
+            self._log.info("request", **line)
+        else:
+            # Probes and documents are asked for all day long.
+            self._log.debug("request", **line)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from phalanx.edges.http.codec import JSON, encode_json, media_type
 from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
+from phalanx.edges.http.request_id import request_id
 from phalanx.errors import PhalanxError
 from phalanx.services.ticket import Call
 
@@ -20,7 +18,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Envelope = Callable[[PhalanxError, str], Any]
 """An error and the request id to the body that a dialect gives them."""
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 CLIENT_LEFT = 499
 
 
@@ -42,9 +39,7 @@ class Exchange:
         self._send = send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id_header = request_id_header
-        sent = self.headers.get(request_id_header)
-        # An id that could break a log line or a header is replaced, not passed on.
-        self.request_id = sent.decode() if sent and REQUEST_ID.match(sent) else secrets.token_hex(16)
+        self.request_id = request_id(self.headers.get(request_id_header))
         extension = scope.get("extensions", {}).get("phalanx", {})
         self.received_at: float = extension.get("received_at") or time.perf_counter()
         self.route = ""
@@ -217,10 +212,3 @@ def _rate_headers(call: Call) -> list[tuple[bytes, bytes]]:
         (b"x-ratelimit-remaining", b"%d" % rate.remaining),
         (b"x-ratelimit-reset", b"%d" % reset),
     ]
-
-
-def current_task_cancel() -> Callable[[], object]:
-    """Return what cancels the running task, for the protocol to call when the peer is gone."""
-    task = asyncio.current_task()
-    assert task is not None
-    return task.cancel
