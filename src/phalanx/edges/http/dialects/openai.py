@@ -6,19 +6,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from phalanx.contract.text import EmbedRequest, EmbedResponse, Text, TokenIds
+from phalanx.contract.text import EmbedRequest, EmbedResponse
 from phalanx.contract.vector import Embedding
 from phalanx.edges.http.dialects import Dialect, DialectRoute
-from phalanx.errors import ERRORS, InvalidRequest, PhalanxError
+from phalanx.edges.http.dialects.inputs import Input, texts_of
+from phalanx.errors import ERRORS, PhalanxError
 from phalanx.services.ticket import Call
-
-_Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class OpenAIEmbeddingRequest(Struct, frozen=True):
     """`input` is a text, texts, one text's token ids, or a list of such; ids are of the served model's vocabulary."""
 
-    input: str | list[str | _Id | TokenIds]
+    input: Input
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
@@ -65,26 +64,13 @@ class OpenAIError(Struct, frozen=True):
 
 
 def decode(wire: OpenAIEmbeddingRequest) -> EmbedRequest:
-    """Sort out the four forms of `input`. Raises `InvalidRequest` for empty input and mixed lists."""
+    """OpenAI's options under our names. Raises `InvalidRequest` for empty input and mixed lists."""
     return EmbedRequest(
-        texts=_texts(wire.input),
+        texts=texts_of(wire.input, "input"),
         model=wire.model or None,
         output="base64" if wire.encoding_format == "base64" else "float",
         dimensions=wire.dimensions,
     )
-
-
-def _texts(given: str | list[str | _Id | TokenIds]) -> list[Text]:
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(part) for part in given}
-    if kinds == {int}:
-        return [[part for part in given if isinstance(part, int)]]
-    if len(kinds) > 1:
-        raise InvalidRequest("input mixes texts and token ids; send one kind", param="input")
-    if not given:
-        raise InvalidRequest("input is empty; send at least one text", param="input")
-    return [part for part in given if not isinstance(part, int)]
 
 
 def encode(wire: OpenAIEmbeddingRequest, response: EmbedResponse, call: Call) -> OpenAIEmbeddingResponse:

@@ -15,19 +15,17 @@ from phalanx.contract.text import (
     EmbedTokensResponse,
     SimilarityRequest,
     SimilarityResponse,
-    Text,
-    TokenIds,
     TokenizeRequest,
     TokenizeResponse,
     Truncate,
 )
 from phalanx.contract.vector import Embedding, TokenVectors
 from phalanx.edges.http.dialects import Dialect, DialectRoute
+from phalanx.edges.http.dialects.inputs import Input, texts_of
 from phalanx.errors import ERRORS, InvalidRequest, PhalanxError
 from phalanx.services.ticket import Call
 
 Direction = Literal["Left", "Right", "left", "right"]
-Input = str | list[str | Annotated[int, Meta(ge=0, le=2**31 - 1)] | TokenIds]
 
 
 class TeiEmbedRequest(Struct, frozen=True):
@@ -97,19 +95,6 @@ class TeiError(Struct, frozen=True):
     error_type: str
 
 
-def _texts(given: Input) -> list[Text]:
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(part) for part in given}
-    if not given:
-        raise InvalidRequest("`inputs` cannot be empty", param="inputs")
-    if kinds == {int}:
-        return [[part for part in given if isinstance(part, int)]]
-    if len(kinds) > 1:
-        raise InvalidRequest("`inputs` mixes texts and token ids; send one kind", param="inputs")
-    return [part for part in given if not isinstance(part, int)]
-
-
 def _truncate(wanted: bool | None, direction: Direction) -> Truncate:
     if wanted is False:
         return "none"
@@ -119,7 +104,7 @@ def _truncate(wanted: bool | None, direction: Direction) -> Truncate:
 def decode_embed(wire: TeiEmbedRequest) -> EmbedRequest:
     """TEI's options under our names; `Left` cuts the start."""
     return EmbedRequest(
-        texts=_texts(wire.inputs),
+        texts=texts_of(wire.inputs, "inputs"),
         truncate=_truncate(wire.truncate, wire.truncation_direction),
         normalize=wire.normalize,
         dimensions=wire.dimensions,
@@ -136,7 +121,9 @@ def encode_embed(wire: TeiEmbedRequest, response: EmbedResponse, call: Call) -> 
 def decode_embed_all(wire: TeiEmbedAllRequest) -> EmbedTokensRequest:
     """As `decode_embed`, for token vectors."""
     return EmbedTokensRequest(
-        texts=_texts(wire.inputs), truncate=_truncate(wire.truncate, wire.truncation_direction), prompt=wire.prompt_name
+        texts=texts_of(wire.inputs, "inputs"),
+        truncate=_truncate(wire.truncate, wire.truncation_direction),
+        prompt=wire.prompt_name,
     )
 
 
