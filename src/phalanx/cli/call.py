@@ -21,7 +21,7 @@ def call_operation(
     name: str = typer.Argument("", help="The operation, such as text.embed; none lists all."),
     request: str = typer.Argument("-", help="Its request as JSON, @FILE, or - for standard input."),
 ) -> None:
-    r"""Call an operation without a server, with all rights; streams print one JSON object a line.
+    """Call an operation without a server, with all rights; streams print one JSON object a line.
 
     \b
     Examples:

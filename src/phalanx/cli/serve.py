@@ -22,7 +22,7 @@ from phalanx.telemetry import configure_logs
 
 
 def serve() -> None:
-    r"""Serve over HTTP until SIGTERM or Ctrl-C; a second signal ends the draining at once.
+    """Serve over HTTP until SIGTERM or Ctrl-C; a second signal ends the draining at once.
 
     \b
     Examples:
