@@ -42,7 +42,7 @@ from phalanx.stores.sql.database import migrate, open_database
 from phalanx.stores.sql.journal import JournaledUsageLog
 from phalanx.stores.sql.keys import SqlKeyStore
 from phalanx.stores.sql.usage import SqlUsageLog
-from phalanx.telemetry import Log, Metrics
+from phalanx.telemetry import Log, Metrics, RequestLog
 
 TOKEN_BUDGET = 1024
 MAX_WAITING_TOKENS = 128 * 1024
@@ -187,7 +187,9 @@ def _text_service(settings: Settings, registry: ModelRegistry, metrics: Metrics)
     return TextService(registry, cache, share_cache=settings.cache_scope == "shared", on_lookup=count)
 
 
-def http_edge(app: App, *, is_loop_turning: Callable[[], bool] = lambda: True) -> HttpEdge:
+def http_edge(
+    app: App, *, requests: RequestLog | None = None, is_loop_turning: Callable[[], bool] = lambda: True
+) -> HttpEdge:
     """Return the HTTP edge of a worker's parts."""
     settings = app.settings
 
@@ -201,7 +203,7 @@ def http_edge(app: App, *, is_loop_turning: Callable[[], bool] = lambda: True) -
         max_concurrent=settings.max_concurrent_requests, max_batch_tokens=TOKEN_BUDGET,
     )  # fmt: skip
     return HttpEdge(
-        app.entrance, app.operations, system=system.endpoints(), metrics=app.metrics, log=app.log,
+        app.entrance, app.operations, system=system.endpoints(), metrics=app.metrics, log=app.log, requests=requests,
         max_body_bytes=settings.max_request_size_bytes, request_id_header=settings.request_id_header,
         on_finished=app.health.latencies.add,
     )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import time
 from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
@@ -16,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 Log = Any
 """A structlog bound logger; its methods take an event name and key-values."""
 
+FLUSH_S = 0.1
 LEVELS = {"trace": 10, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -55,6 +58,45 @@ def configure_logs(
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     return structlog.get_logger("phalanx")
+
+
+class RequestLog:
+    """Writes the canonical line of each request.
+
+    As JSON it goes past structlog and is flushed a tenth of a second later, so that many lines share one write: a third
+    of the time. Every other event goes through structlog and is flushed at once.
+    """
+
+    def __init__(self, log: Log, *, stream: TextIO | None = None) -> None:
+        self._log = log
+        self._stream = stream
+        self._flush_due = False
+        self._second = 0
+        self._prefix = ""
+
+    def write(self, line: dict[str, Any], *, debug: bool = False) -> None:
+        """Write one line; `debug` lines only at that level."""
+        if self._stream is None or debug:
+            (self._log.debug if debug else self._log.info)("request", **line)
+            return
+        line["event"], line["level"], line["timestamp"] = "request", "info", self._now()
+        self._stream.write(_encode(line).decode() + "\n")
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        assert self._stream is not None
+        self._stream.flush()
+
+    def _now(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
 
 
 class MetricRow(NamedTuple):

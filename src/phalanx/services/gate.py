@@ -120,7 +120,7 @@ class Gate:
         if permits is not None:
             permits.give()
         caller, meter = ticket.caller, ticket.meter
-        if status != "ok" and self._tiers[caller.tier].monthly_requests is not None:
+        if status != "ok" and self._tiers[caller.tier].hard:
             await self._quotas.settle(caller.subject, ticket.period, reserved=1, actual=0)
         if caller.is_operator:
             return
@@ -162,10 +162,9 @@ class Gate:
 
     async def _reserve_quota(self, caller: Caller, period: str) -> None:
         policy = self._tiers[caller.tier]
-        if policy.monthly_requests is None:
+        if policy.monthly_requests is None or not policy.hard:
             return
-        limit = policy.monthly_requests if policy.hard else None
-        decision = await self._quotas.reserve(caller.subject, period, 1, limit=limit)
+        decision = await self._quotas.reserve(caller.subject, period, 1, limit=policy.monthly_requests)
         if not decision.allowed:
             raise QuotaExceeded(
                 f"the {policy.monthly_requests} requests of this month are used up; the count starts anew next month",

@@ -17,7 +17,7 @@ from phalanx.edges.http.problems import problem_body
 from phalanx.edges.http.routes import Endpoint, Routes
 from phalanx.errors import Cancelled, Internal, PhalanxError
 from phalanx.operations import Entrance, Operation
-from phalanx.telemetry import Log, Metrics
+from phalanx.telemetry import Log, Metrics, RequestLog
 
 DIALECTS: tuple[Dialect, ...] = (SMALLY, OPENAI, TEI, OLLAMA)
 
@@ -33,11 +33,13 @@ class HttpEdge:
         system: Iterable[tuple[str, str, Endpoint]],
         metrics: Metrics,
         log: Log,
+        requests: RequestLog | None = None,
         max_body_bytes: int,
         request_id_header: str = "X-Request-Id",
         on_finished: Callable[[str, str, float], None] = lambda operation, code, ms: None,
     ) -> None:
         self._log = log
+        self._requests = requests or RequestLog(log)
         self._metrics = metrics
         self._request_id_header = request_id_header.lower().encode()
         self._on_finished = on_finished
@@ -109,8 +111,5 @@ class HttpEdge:
         children[1].observe(line["ms"] / 1e3)
         if exchange.operation:
             self._on_finished(exchange.operation, exchange.tag, line["ms"])
-        if exchange.operation or exchange.status >= 400:
-            self._log.info("request", **line)
-        else:
-            # Probes and documents are asked for all day long.
-            self._log.debug("request", **line)
+        # Probes and documents are asked for all day long.
+        self._requests.write(line, debug=not exchange.operation and exchange.status < 400)

@@ -96,7 +96,8 @@ async def read_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[
 
 def media_type(headers: dict[bytes, bytes]) -> str:
     """Return the body's content type without parameters, in lower case; empty when none was sent."""
-    return headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower().decode("latin-1")
+    raw = headers.get(b"content-type", b"")
+    return JSON if raw == b"application/json" else raw.split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
 class RequestCodec:
