@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: rows and tables, texts, workers, load, peers."""
