@@ -114,8 +114,7 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
             request_timeout_s=settings.request_timeout_ms / 1e3, max_concurrent=settings.max_concurrent_requests,
             max_streams=settings.max_streams,
         )  # fmt: skip
-        registry = ModelRegistry(settings.model_path.name if settings.model_path else settings.model_name)
-        registry.mark_missing(registry.default, "it is loading")
+        registry = _registry(settings)
         health = HealthService(
             registry, {"database": keys.ping}, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
@@ -129,6 +128,15 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         entrance = Entrance(gate, services, MemoryIdempotencyStore(clock))
         yield App(settings, entrance, table(), registry, health, metrics, log, usage, closing)
+
+
+def _registry(settings: Settings) -> ModelRegistry:
+    """Return a registry that waits for the model, under all names by which callers may ask for it meanwhile."""
+    entry = None if settings.model_path else load_catalogue().find(settings.model_name)
+    name = settings.model_path.name if settings.model_path else entry.name if entry else settings.model_name
+    registry = ModelRegistry(name)
+    registry.mark_missing(name, "it is loading", tuple(entry.aliases) if entry else ())
+    return registry
 
 
 def _load_text(settings: Settings, metrics: Metrics) -> ServedText:

@@ -90,3 +90,12 @@ def test_the_hub_id_is_a_name_of_the_model(start_worker: Callable[..., Any]) -> 
     own = start_worker(MODEL_NAME="sentence-transformers/all-MiniLM-L6-v2")
     assert own.get("/readyz", key=None).status == 200
     assert [model["id"] for model in own.get("/v1/models").json["data"]] == ["all-MiniLM-L6-v2"]
+
+
+def test_while_a_model_loads_its_names_are_known(start_worker: Callable[..., Any], tmp_path: Path) -> None:
+    """By name or hub id: 503, come back, and not 404."""
+    own = start_worker(MODEL_DIR=str(tmp_path))
+    for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        answer = own.post("/v1/embeddings", {"input": "a", "model": name})
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+    assert own.post("/v1/embeddings", {"input": "a", "model": "other"}).status == 404
