@@ -40,8 +40,9 @@ def measure() -> list[Row]:
             ours = own.ask("token_ids", texts=texts)["ids"]
     except PeersUnavailable as error:
         return not_measured([(CLAIM, "texts", "lower", 0)], str(error))
-    used = _different(ours, theirs["used"], texts)
-    python = _different(ours, theirs["python"], texts)
+    used, python = (_different(ours, theirs[which], texts) for which in ("used", "python"))
+    for text in used:
+        say(f"other ids: {text[:60]!r}")
     return [
         Row(claim=CLAIM, measured=len(used), unit="texts", better="lower", bar=0, note=_note(used, texts)),
         Row(claim=PYTHON_CLAIM, measured=len(python), unit="texts", better="lower", note=_note(python, texts)),
@@ -49,14 +50,11 @@ def measure() -> list[Row]:
 
 
 def _different(ours: list[list[int]], theirs: list[list[int]], texts: list[str]) -> list[str]:
-    found = [(text, a, b) for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
-    for text, a, b in found:
-        say(f"{text[:60]!r}: ours {a[:16]}, theirs {b[:16]}")
-    return [text for text, _, _ in found]
+    return [text for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
 
 
 def _note(different: list[str], texts: list[str]) -> str:
-    return f"of {len(texts)}" + (f"; first: {different[0][:16]!a}" if different else "")
+    return f"of {len(texts)}" + (f"; first: {different[0][:16]!r}" if different else "")
 
 
 def _every_block(size: int = 256, step: int = 16) -> list[str]:

@@ -80,17 +80,22 @@ def table(changed: Sequence[Change], title: str) -> Table:
     return made
 
 
+def _newest() -> Path | None:
+    runs = [path for path in RESULTS.glob("*.json") if path != BASELINE]
+    return max(runs, default=None, key=lambda path: path.stat().st_mtime)
+
+
 def main() -> int:
     """Compare two files of results; returns 1 when something got worse."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path, nargs="?", default=BASELINE, help="[the kept baseline]")
     parser.add_argument("new", type=Path, nargs="?", help="[the newest run]")
     arguments = parser.parse_args()
-    newest = max(set(RESULTS.glob("*.json")) - {BASELINE}, default=None, key=lambda path: path.stat().st_mtime)
-    if (arguments.new or newest) is None:
+    new: Path | None = arguments.new or _newest()
+    if new is None:
         parser.error("there is no run yet; run: make bench")
-    found = changes(read(arguments.old), read(arguments.new or newest))
-    console().print(table(found, f"{arguments.old.name} → {(arguments.new or newest).name}"))
+    found = changes(read(arguments.old), read(new))
+    console().print(table(found, f"{arguments.old.name} → {new.name}"))
     return int(any(change.is_worse for change in found))
 
 

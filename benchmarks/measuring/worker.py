@@ -38,7 +38,7 @@ class Worker:
             **kept, "DATA_DIR": str(self._path), "MODEL_DIR": str(models_dir()), "PORT": "0", "LOG_FORMAT": "json",
             "PROMETHEUS_BIND": f"{HOST}:0", **(environ or {}),
         }  # fmt: skip
-        self.key = self._make_key()
+        self.key = self.make_key("bench@example.org")
         self._cores = cores
 
     def __enter__(self) -> Worker:
@@ -79,8 +79,16 @@ class Worker:
         """The URL of its database."""
         return f"sqlite:///{self._path / 'phalanx.db'}"
 
+    def make_key(self, email: str) -> str:
+        """Make a key of tier scale for an organisation of this name, by the command."""
+        words = [str(PHALANX), "keys", "create", email, "--tier", "scale", "--scope", "text", "--json"]
+        done = subprocess.run(words, env=self._environ, cwd=self._path, check=True, stdout=subprocess.PIPE, text=True)
+        return str(json.loads(done.stdout)["key"])
+
     def rss_mib(self) -> float:
-        """Return its resident memory in MiB."""
+        """Return its resident memory in MiB. Raises `RuntimeError` when it has died."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the worker ended with status {self._process.returncode}; {self._last_words()}")
         return rss_mib(self.pid)
 
     def get(self, path: str) -> int:
@@ -104,11 +112,6 @@ class Worker:
             self._process.kill()
             return self._process.wait()
 
-    def _make_key(self) -> str:
-        words = [str(PHALANX), "keys", "create", "bench@example.org", "--tier", "scale", "--scope", "text", "--json"]
-        done = subprocess.run(words, env=self._environ, cwd=self._path, check=True, stdout=subprocess.PIPE, text=True)
-        return str(json.loads(done.stdout)["key"])
-
     def _await_port(self) -> int:
         began = time.perf_counter()
         while True:
@@ -120,4 +123,7 @@ class Worker:
 
     def _require_alive(self, began: float, state: str) -> None:
         if self._process.poll() is not None or time.perf_counter() - began > PATIENCE_S:
-            raise RuntimeError(f"the worker is not {state}; the end of its log:\n{self.log.read_text()[-2000:]}")
+            raise RuntimeError(f"the worker is not {state}; {self._last_words()}")
+
+    def _last_words(self) -> str:
+        return f"the end of its log:\n{self.log.read_text()[-2000:]}"
