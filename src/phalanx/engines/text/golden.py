@@ -1,6 +1,7 @@
 """The golden check: a model takes no traffic before a few texts have come out right.
 
-Right is a stored float32 unit vector where we have them for these weights, else what the same graph gives in float32.
+Right is a stored float32 unit vector where there is one, beside the model or with us for these weights, else what the
+same graph gives in float32.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Golden(msgspec.Struct, frozen=True):
     """
 
     model: str
-    sha256: str
     source: str
     texts: list[str]
     vectors: str
     max_tokens: int = 256
     pooling: Pooling = "mean"
+    sha256: str = ""
 
     def rows(self) -> Vector:
         """Return the vectors, `[texts, d]`."""
@@ -70,22 +71,32 @@ class GoldenResult(NamedTuple):
         return self.cosine >= self.needed
 
 
+def read_golden(path: Path) -> Golden:
+    """Read stored vectors. Raises `Unavailable` when the file is damaged."""
+    try:
+        golden = msgspec.json.decode(path.read_bytes(), type=Golden)
+        golden.rows()
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path.name} cannot be read as stored vectors: {error}") from error
+    return golden
+
+
 def stored_golden(sha256: str, folder: Path = FOLDER) -> Golden | None:
     """Return the stored vectors of the model with these weights, None if there are none."""
     path = folder / f"{sha256[:12]}.json"
     if not path.is_file():
         return None
-    golden = msgspec.json.decode(path.read_bytes(), type=Golden)
+    golden = read_golden(path)
     return golden if golden.sha256 == sha256 else None
 
 
-def check_golden(model: TextModel, exact: Callable[[], TextModel]) -> GoldenResult:
-    """Compare a model with its stored vectors, or with what `exact()`, the same one in float32, gives.
+def check_golden(model: TextModel, exact: Callable[[], TextModel], golden: Golden | None = None) -> GoldenResult:
+    """Compare a model with stored vectors, `golden` or ours, or with what `exact()`, the same one in float32, gives.
 
     Unless it is float32 itself and nothing is stored: then only that the vectors are finite is checked.
     """
     needed = MIN_COSINE[model.backend.precision]
-    golden = stored_golden(model.spec.sha256)
+    golden = golden or stored_golden(model.spec.sha256)
     if golden is not None and golden.pooling == model.spec.pooling and (kept := _uncut(model, golden)):
         texts = [golden.texts[index] for index in kept]
         return _compare(texts, embed_units(model, texts), golden.rows()[kept], needed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from phalanx.engines.backends import EngineName, Precision, open_backend, runs_bf16
-from phalanx.engines.text.golden import check_golden, require_golden
+from phalanx.engines.text.golden import check_golden, read_golden, require_golden
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
 from phalanx.engines.text.tokenizer import TextTokenizer
@@ -33,15 +33,21 @@ class EngineChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFiles:
-    """Where a model's graph and tokeniser are."""
+    """Where a model's graph and tokeniser are, and the vectors for its golden check if it brings some."""
 
     graph: Path
     tokenizer: Path
+    golden: Path | None = None
 
     @classmethod
     def of_version(cls, folder: Path) -> TextFiles:
         """Return the files of a version in the store. Raises `Unavailable` naming what is missing."""
-        files = cls(graph=folder / "model.onnx", tokenizer=folder / "tokenizer.json")
+        golden = folder / "golden.json"
+        files = cls(
+            graph=folder / "model.onnx",
+            tokenizer=folder / "tokenizer.json",
+            golden=golden if golden.is_file() else None,
+        )
         for path in (files.graph, files.tokenizer):
             if not path.is_file():
                 raise Unavailable(
@@ -76,13 +82,14 @@ def load_text_model(spec: TextSpec, files: TextFiles, choice: EngineChoice | Non
     def exact() -> TextModel:
         return load("f32", fixed=False)
 
+    golden = read_golden(files.golden) if files.golden else None
     wanted = _wanted(choice)
     model = load(wanted, fixed=True)
-    result = check_golden(model, exact)
+    result = check_golden(model, exact, golden)
     if not result.holds and choice.precision == "auto" and wanted == "bf16":
         log.warning("%s: bf16 reaches only cosine %.6f on %r; using f32", spec.name, result.cosine, result.text[:40])
         model = load("f32", fixed=True)
-        result = check_golden(model, exact)
+        result = check_golden(model, exact, golden)
     require_golden(model, result)
     model.warm()
     return model

@@ -74,11 +74,15 @@ def write_graph(folder: Path) -> list[str]:
     config = read_config(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         raise UnsupportedModel(f"{WEIGHTS} is missing; the conversion reads {WEIGHTS} and {CONFIG}")
-    model = _Bert(config, _Weights(read_tensors(folder / WEIGHTS))).build()
+    save_graph(BertGraph(config, BertWeights(read_tensors(folder / WEIGHTS))).build(), folder)
+    return [GRAPH]
+
+
+def save_graph(model: onnx.ModelProto, folder: Path) -> None:
+    """Write a graph as `model.onnx`, whole or not at all."""
     partial = folder / f".{GRAPH}.part"
     partial.write_bytes(model.SerializeToString())
     partial.replace(folder / GRAPH)
-    return [GRAPH]
 
 
 def read_config(path: Path) -> BertConfig:
@@ -110,7 +114,7 @@ def read_config(path: Path) -> BertConfig:
     return config
 
 
-class _Weights:
+class BertWeights:
     """The tensors of a checkpoint under BERT's plain names, whatever prefix they were saved with."""
 
     PREFIXES = ("", "bert.", "model.", "0.auto_model.", "model.bert.")
@@ -144,18 +148,22 @@ class _Weights:
         return tensor
 
 
-class _Bert:
-    """Builds the graph. Methods take and return names of values; shapes are `[batch, seq, hidden]` unless said."""
+class BertGraph:
+    """Builds the graph. Methods take and return names of values; shapes are `[batch, seq, hidden]` unless said.
 
-    def __init__(self, config: BertConfig, weights: _Weights) -> None:
-        self._config = config
-        self._weights = weights
+    Once built, `dense_inputs` says which value each dense layer reads, by the layer's name.
+    """
+
+    def __init__(self, config: BertConfig, weights: BertWeights) -> None:
+        self.config = config
+        self.weights = weights
+        self.dense_inputs: dict[str, str] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def build(self) -> onnx.ModelProto:
         """Return the whole model, checked."""
-        config = self._config
+        config = self.config
         mask = self._mask()
         hidden = self._embeddings()
         for number in range(config.num_hidden_layers):
@@ -179,9 +187,8 @@ class _Bert:
         return self._op("Unsqueeze", scores, self._integers("head_axes", [1, 2]), name="mask_by_head")
 
     def _embeddings(self) -> str:
-        config = self._config
+        config = self.config
         size = config.hidden_size
-        words = self._weight("embeddings.word_embeddings.weight", config.vocab_size, size)
         places = self._weight("embeddings.position_embeddings.weight", config.max_position_embeddings, size)
         kinds = self._weight("embeddings.token_type_embeddings.weight", config.type_vocab_size, size)
         zero, one = self._integers("zero", [0]), self._integers("one_row", [1])
@@ -190,11 +197,15 @@ class _Bert:
         places = self._op("Add", places, first, name="places")
         length = self._op("Shape", "input_ids", name="length", start=1, end=2)
         here = self._op("Slice", places, zero, length, zero, name="places_here")
-        tokens = self._op("Gather", words, "input_ids", name="words")
+        tokens = self._words("embeddings.word_embeddings.weight")
         return self._norm(self._op("Add", tokens, here, name="embeddings"), "embeddings.LayerNorm")
 
+    def _words(self, name: str) -> str:
+        table = self._weight(name, self.config.vocab_size, self.config.hidden_size)
+        return self._op("Gather", table, "input_ids", name="words")
+
     def _layer(self, at: str, hidden: str, mask: str) -> str:
-        size, wide = self._config.hidden_size, self._config.intermediate_size
+        size, wide = self.config.hidden_size, self.config.intermediate_size
         context = self._attention(f"{at}.attention.self", hidden, mask)
         attended = self._dense(f"{at}.attention.output.dense", context, size, size)
         hidden = self._norm(
@@ -206,7 +217,7 @@ class _Bert:
 
     def _attention(self, at: str, hidden: str, mask: str) -> str:
         """Scaled dot-product attention over `[batch, heads, seq, hidden / heads]`."""
-        size, heads = self._config.hidden_size, self._config.num_attention_heads
+        size, heads = self.config.hidden_size, self.config.num_attention_heads
         split = self._integers("split", [0, 0, heads, size // heads])
         # Separate projections in plain operators: measured as fast as one fused projection, and what backends fuse best.
         axes = {"query": [0, 2, 1, 3], "key": [0, 2, 3, 1], "value": [0, 2, 1, 3]}
@@ -227,7 +238,7 @@ class _Bert:
         return self._op("Reshape", context, self._integers("join", [0, 0, size]), name=f"{at}.context.joined")
 
     def _activation(self, name: str, value: str) -> str:
-        attributes = ACTIVATIONS[self._config.hidden_act]
+        attributes = ACTIVATIONS[self.config.hidden_act]
         if attributes is None:
             return self._op("Relu", value, name=name)
         return self._op("Gelu", value, name=name, **attributes)
@@ -235,18 +246,19 @@ class _Bert:
     def _dense(self, at: str, value: str, inputs: int, outputs: int) -> str:
         # The weight stays `[outputs, inputs]` as in the file: OpenVINO folds the transposition into its product, where
         # a weight turned beforehand would cost a float32 copy of it at load.
+        self.dense_inputs[at] = value
         weight = self._op("Transpose", self._weight(f"{at}.weight", outputs, inputs), name=f"{at}.turned", perm=[1, 0])
         product = self._op("MatMul", value, weight, name=f"{at}.product")
         return self._op("Add", product, self._weight(f"{at}.bias", outputs), name=at)
 
     def _norm(self, value: str, at: str) -> str:
-        size = self._config.hidden_size
+        size = self.config.hidden_size
         scale, bias = self._weight(f"{at}.weight", size), self._weight(f"{at}.bias", size)
-        return self._op("LayerNormalization", value, scale, bias, name=at, axis=-1, epsilon=self._config.layer_norm_eps)
+        return self._op("LayerNormalization", value, scale, bias, name=at, axis=-1, epsilon=self.config.layer_norm_eps)
 
     def _weight(self, name: str, *shape: int) -> str:
         """Return a tensor of the checkpoint as float32."""
-        tensor = self._weights.take(name, shape)
+        tensor = self.weights.take(name, shape)
         proto = onnx.TensorProto(name=name, data_type=DTYPES[tensor.dtype], dims=shape)
         proto.data_location = TensorProto.EXTERNAL
         for key, value in (("location", WEIGHTS), ("offset", tensor.offset), ("length", tensor.length)):

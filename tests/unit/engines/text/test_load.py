@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import base64
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from phalanx.engines.backends import runs_bf16
 from phalanx.engines.text import golden, load
-from phalanx.engines.text.golden import GoldenResult, check_golden, require_golden, stored_golden
+from phalanx.engines.text.golden import (
+    Golden,
+    GoldenResult,
+    check_golden,
+    embed_units,
+    require_golden,
+    stored_golden,
+)
 from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
@@ -68,6 +79,30 @@ def test_a_missing_file_is_named_with_the_command(version: Path, tmp_path: Path,
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(Unavailable, match=f"{missing} is missing.*phalanx models pull"):
         TextFiles.of_version(tmp_path)
+
+
+def test_vectors_that_come_with_a_version_are_its_golden_ones(version: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "0123456789ab-int8"
+    shutil.copytree(version, folder)
+    choice = EngineChoice(precision="f32", engine="onnxruntime", device="cpu")
+    model = load_text_model(SPEC, TextFiles.of_version(folder), choice)
+    rows = embed_units(model, ["the cat", "blue"])
+
+    def bring(vectors: np.ndarray[Any, Any]) -> None:
+        golden = Golden(
+            model="tiny", source="test", texts=["the cat", "blue"], max_tokens=32,
+            vectors=base64.b64encode(vectors.astype("<f4").tobytes()).decode(),
+        )  # fmt: skip
+        (folder / "golden.json").write_bytes(msgspec.json.encode(golden))
+
+    bring(rows)
+    load_text_model(SPEC, TextFiles.of_version(folder), choice)
+    bring(rows[::-1])
+    with pytest.raises(Unavailable, match=r"golden check of tiny 0123456789ab failed: '(the cat|blue)'"):
+        load_text_model(SPEC, TextFiles.of_version(folder), choice)
+    (folder / "golden.json").write_text('{"texts": 1}')
+    with pytest.raises(Unavailable, match=r"golden\.json cannot be read as stored vectors"):
+        load_text_model(SPEC, TextFiles.of_version(folder), choice)
 
 
 def f32(version: Path) -> TextModel:
