@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from phalanx import __version__
-from phalanx.cli import call, db, doctor, embed, keys, models, serve, setup
+from phalanx.cli import call, db, doctor, embed, keys, models, quantize, serve, setup
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(keys.app, name="keys")
+models.app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
 app.command("serve")(serve.serve)
