@@ -107,8 +107,10 @@ async def build(settings: Settings, *, log: Log | None = None) -> AsyncIterator[
         closing.push_async_callback(usage.close)
         quotas = MemoryQuotaStore(clock)
         await _count_month(quotas, usage, clock)
+        keyring = Keyring(keys, clock)
+        closing.push_async_callback(_end, asyncio.create_task(keyring.watch(), name="keyring"))
         gate = Gate(
-            keyring=Keyring(keys, clock), limiter=MemoryRateLimiter(clock), quotas=quotas, usage=usage,
+            keyring=keyring, limiter=MemoryRateLimiter(clock), quotas=quotas, usage=usage,
             tiers=tier_policies(settings), clock=clock, new_id=new_id, key_prefix=settings.api_key_prefix,
             anonymous_scopes=settings.anonymous_scopes, open_to_all=settings.auth == "off",
             request_timeout_s=settings.request_timeout_ms / 1e3, max_concurrent=settings.max_concurrent_requests,
@@ -170,6 +172,11 @@ def _batch_metrics(metrics: Metrics, model: str) -> Callable[[BatchFacts], None]
         tokens.inc(facts.tokens)
 
     return note
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _count_month(quotas: QuotaStore, usage: UsageLog, clock: Clock) -> None:

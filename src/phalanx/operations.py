@@ -217,6 +217,8 @@ async def call(entrance: Entrance, operation: Operation, inbound: Call, read: Re
     The body is read only once the caller is known and within its rate. The ticket of a stream stays open until the
     stream ends or is closed; whoever gets one must do one or the other.
     """
+    if operation.computed:
+        entrance.gate.refuse_when_full()
     caller = await entrance.gate.admit(inbound, operation.scope)
     inbound.request = await read()
     if operation.kind is not Kind.UNARY:

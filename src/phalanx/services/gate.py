@@ -32,9 +32,13 @@ class Permits:
 
     def take(self) -> None:
         """Take one; raises `Overloaded` when none is left."""
+        self.require()
+        self.taken += 1
+
+    def require(self) -> None:
+        """Raise `Overloaded` when none is left."""
         if self.taken >= self.limit:
             raise Overloaded(f"{self.taken} calls are under way, as many as this worker takes", retry_after_s=1.0)
-        self.taken += 1
 
     def give(self) -> None:
         """Give one back."""
@@ -74,6 +78,10 @@ class Gate:
         self._timeout_s = request_timeout_s
         self.calls = Permits(max_concurrent)
         self.streams = Permits(max_streams)
+
+    def refuse_when_full(self) -> None:
+        """Raise `Overloaded` while there is no permit for a computed call: said before anything is spent on it."""
+        self.calls.require()
 
     async def admit(self, call: Call, scope: Scope | None) -> Caller:
         """Find out who calls, whether they may, and take one request of their rate. No body has been read yet.

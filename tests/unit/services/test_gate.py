@@ -11,7 +11,7 @@ import pytest
 from phalanx.contract.keys import ALL_SCOPES, KeyRecord
 from phalanx.errors import Forbidden, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from phalanx.services.gate import Gate
-from phalanx.services.keyring import FRESH_S, Keyring
+from phalanx.services.keyring import FRESH_S, REFRESH_S, Keyring
 from phalanx.services.keys import key_digest, new_key_text
 from phalanx.services.ticket import Call, Credential
 from phalanx.services.tiers import tier_policies
@@ -240,3 +240,57 @@ def test_strangers_need_a_scope_of_their_own() -> None:
             await closed.enter(stranger, scope=None)
 
     asyncio.run(scenario())
+
+
+def test_calls_that_wait_for_one_key_share_a_look_up() -> None:
+    """A thousand calls of a key that was idle ask the store once, and one that leaves does not hurt the others."""
+
+    class Counted(MemoryKeyStore):
+        asked = 0
+
+        async def find(self, digest: str) -> KeyRecord | None:
+            self.asked += 1
+            await asyncio.sleep(0.01)
+            return await super().find(digest)
+
+    async def scenario() -> None:
+        house = House(max_concurrent=2000)
+        house.keys = Counted()
+        house.gate._keyring = Keyring(house.keys, house.clock)
+        credential = await house.key()
+        calls = [asyncio.create_task(house.enter(credential)) for _ in range(1000)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(not isinstance(result, BaseException) for result in results) == 999
+        assert house.keys.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_key_in_use_is_asked_for_before_it_is_too_old() -> None:
+    """The hot path does not wait for the store, and a revocation still counts within a second."""
+
+    async def scenario() -> None:
+        house = House()
+        credential = await house.key()
+        ring = house.gate._keyring
+        digest = key_digest(credential.text)
+        await house.enter(credential)
+        watching = asyncio.create_task(ring.watch())
+        await house.keys.revoke(credential.text[-6:], at=NOW)
+        await asyncio.sleep(REFRESH_S * 1.5)
+        found = await ring.find(digest)
+        assert found is not None
+        assert found.revoked_at == NOW
+        watching.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_worker_refuses_before_it_looks_at_the_key() -> None:
+    """A refusal costs nothing."""
+    house = House(max_concurrent=1)
+    house.gate.calls.take()
+    with pytest.raises(Overloaded):
+        house.gate.refuse_when_full()
