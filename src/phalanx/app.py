@@ -195,8 +195,10 @@ def _text_service(settings: Settings, registry: ModelRegistry, metrics: Metrics)
     hits, misses = (metrics.counter("phalanx_cache_lookups", outcome) for outcome in ("hit", "miss"))
 
     def count(found: int, missing: int) -> None:
-        hits.inc(found)
-        misses.inc(missing)
+        if found:
+            hits.inc(found)
+        if missing:
+            misses.inc(missing)
 
     cache = MemoryVectorCache(settings.l1_cache_size)
     return TextService(registry, cache, share_cache=settings.cache_scope == "shared", on_lookup=count)

@@ -45,7 +45,10 @@ class LatencyLog:
 
     def add(self, operation: str, code: str, latency_ms: float) -> None:
         """Note one finished call."""
-        counts, recent = self._calls.setdefault(operation, ([0, 0], deque(maxlen=RECENT_CALLS)))
+        known = self._calls.get(operation)
+        if known is None:
+            known = self._calls[operation] = ([0, 0], deque(maxlen=RECENT_CALLS))
+        counts, recent = known
         counts[0] += 1
         counts[1] += code != "ok"
         recent.append(latency_ms)
