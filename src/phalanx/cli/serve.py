@@ -21,6 +21,10 @@ from phalanx.edges.http.server import HttpServer, TlsFiles
 from phalanx.settings import Settings, log_format
 from phalanx.telemetry import LEVELS, RequestLog, configure_logs
 
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter from another: the engine thread's few lines must not stop the event loop
+for Python's 5 ms, nor the loop's the engine."""
+
 GC_THRESHOLD = (10_000, 20, 20)
 """Objects, and rounds, between collections; the first is ten times Python's, since a request leaves hardly any cycles."""
 
@@ -100,4 +104,5 @@ async def _load_and_watch(app: App) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
+    sys.setswitchinterval(SWITCH_S)
     await app.health.watch()
