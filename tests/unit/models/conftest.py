@@ -64,9 +64,7 @@ class Hub:
 
     def fetches(self, file: str) -> list[Asked]:
         """Requests for a file's bytes."""
-        return [
-            one for one in self.asked if one.server == "far" and urlsplit(one.path).path.endswith(f"/{file}")
-        ]
+        return [one for one in self.asked if one.server == "far" and urlsplit(one.path).path.endswith(f"/{file}")]
 
     def close(self) -> None:
         for server in (self.near, self.far):
@@ -160,9 +158,7 @@ class Remembering:
 
 
 def make_pins(files: Mapping[str, bytes]) -> dict[str, Pin]:
-    return {
-        name: Pin(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()
-    }
+    return {name: Pin(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
 
 def make_entry(
@@ -214,9 +210,7 @@ def pauses() -> list[float]:
 @pytest.fixture
 def access(hub: Hub, pauses: list[float]) -> Access:
     """Reaches the local hub and, instead of sleeping between attempts, remembers for how long."""
-    return Access(
-        hub_endpoint=hub.endpoint, downloader=Downloader(attempts=3, timeout_s=5, sleep=pauses.append)
-    )
+    return Access(hub_endpoint=hub.endpoint, downloader=Downloader(attempts=3, timeout_s=5, sleep=pauses.append))
 
 
 @pytest.fixture

@@ -91,9 +91,7 @@ def test_a_complete_entry_is_read(tmp_path: Path) -> None:
         ("licence = {", "licenze = {", "licenze"),
     ],
 )
-def test_a_wrong_entry_is_refused_naming_file_and_field(
-    tmp_path: Path, old: str, new: str, told: str
-) -> None:
+def test_a_wrong_entry_is_refused_naming_file_and_field(tmp_path: Path, old: str, new: str, told: str) -> None:
     assert old in GOOD
     with pytest.raises(InvalidCatalogue) as refusal:
         read_entry(write(tmp_path, GOOD.replace(old, new)))
@@ -121,9 +119,7 @@ def test_a_file_named_otherwise_than_its_model_is_refused(tmp_path: Path) -> Non
 
 def test_an_alias_of_two_models_is_refused() -> None:
     first = make_entry([FileSource(path="/m")], name="first")
-    second = msgspec.structs.replace(
-        make_entry([FileSource(path="/m")], name="second"), aliases=["org/first"]
-    )
+    second = msgspec.structs.replace(make_entry([FileSource(path="/m")], name="second"), aliases=["org/first"])
     with pytest.raises(InvalidCatalogue, match="second: aliases: 'org/first' means first already"):
         make_catalogue(first, second)
 

@@ -115,9 +115,7 @@ def test_errors_name_what_to_do(root: Path, words: list[str], error: type[Except
     assert told in str(result.exception)
 
 
-@pytest.mark.parametrize(
-    "command", ["list", "pull", "verify", "activate", "rollback", "rm", "export", "import"]
-)
+@pytest.mark.parametrize("command", ["list", "pull", "verify", "activate", "rollback", "rm", "export", "import"])
 def test_help_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert f"phalanx models {command}" in " ".join(result.stdout.split())

@@ -75,9 +75,7 @@ def test_a_wrong_byte_is_refused_with_both_digests_and_leaves_nothing(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "word"), [(CONTENT + b"!", "longer"), (CONTENT[:-1], "6999 bytes, not 7000")]
-)
+@pytest.mark.parametrize(("content", "word"), [(CONTENT + b"!", "longer"), (CONTENT[:-1], "6999 bytes, not 7000")])
 def test_a_wrong_length_is_refused_and_leaves_nothing(tmp_path: Path, content: bytes, word: str) -> None:
     with pytest.raises(WrongBytes, match=word):
         receive([content], tmp_path / "f", pin(), name="f")

@@ -49,9 +49,7 @@ def doubling(folder: Path) -> list[str]:
     return ["model.onnx"]
 
 
-def open_store(
-    root: Path, sources: list[Source], access: Access | None = None, *, convert: bool = False
-) -> ModelStore:
+def open_store(root: Path, sources: list[Source], access: Access | None = None, *, convert: bool = False) -> ModelStore:
     entry = make_entry(sources, conversion="doubling" if convert else None)
     return ModelStore(root, catalogue=make_catalogue(entry), converters={"doubling": doubling}, access=access)
 
@@ -142,9 +140,7 @@ def test_the_next_source_is_asked_when_one_fails(
     assert any("config.json has sha256" in note for note in heard.notes)
 
 
-def test_when_all_sources_fail_each_is_quoted_and_no_version_appears(
-    tmp_path: Path, hub: Hub, access: Access
-) -> None:
+def test_when_all_sources_fail_each_is_quoted_and_no_version_appears(tmp_path: Path, hub: Hub, access: Access) -> None:
     hub.files.clear()
     store = open_store(tmp_path, [HUB, FileSource(path="/nowhere")], access)
     with pytest.raises(UpstreamFailed) as failure:
@@ -156,9 +152,7 @@ def test_when_all_sources_fail_each_is_quoted_and_no_version_appears(
         store.active("tiny")
 
 
-def test_another_source_can_be_asked_instead(
-    tmp_path: Path, hub: Hub, access: Access, share: FileSource
-) -> None:
+def test_another_source_can_be_asked_instead(tmp_path: Path, hub: Hub, access: Access, share: FileSource) -> None:
     open_store(tmp_path / "models", [HUB], access).pull("tiny", source=share)
     assert hub.asked == []
 
@@ -196,12 +190,8 @@ def test_a_damaged_manifest_is_repaired(tmp_path: Path, store: ModelStore) -> No
 
 def test_a_conversion_that_is_not_known_is_named(tmp_path: Path, share: FileSource) -> None:
     entry = make_entry([share], conversion="future")
-    store = ModelStore(
-        tmp_path / "models", catalogue=make_catalogue(entry), converters={"doubling": doubling}
-    )
-    with pytest.raises(
-        Unavailable, match="needs the conversion 'future'; this version of Phalanx has: doubling"
-    ):
+    store = ModelStore(tmp_path / "models", catalogue=make_catalogue(entry), converters={"doubling": doubling})
+    with pytest.raises(Unavailable, match="needs the conversion 'future'; this version of Phalanx has: doubling"):
         store.pull("tiny")
     assert store.versions("tiny") == []
 
@@ -222,9 +212,7 @@ def test_a_conversion_that_fails_keeps_the_downloads(tmp_path: Path, hub: Hub, a
     assert len(hub.fetches(WEIGHTS)) == 1
 
 
-def test_a_killed_pull_leaves_no_version_and_is_gone_on_with(
-    tmp_path: Path, hub: Hub, access: Access
-) -> None:
+def test_a_killed_pull_leaves_no_version_and_is_gone_on_with(tmp_path: Path, hub: Hub, access: Access) -> None:
     hold = threading.Event()
     hub.faults[WEIGHTS] = [Fault(cut_after=600_000, hold=hold)]
     process = start_pull(tmp_path, hub)

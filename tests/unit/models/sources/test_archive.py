@@ -41,9 +41,7 @@ def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
 def test_a_member_is_taken_from_zip_and_tar(tmp_path: Path) -> None:
     for archive in (
         make_zip(tmp_path / "a.whl", {"inner/w.bin": CONTENT, "other": b"x"}),
-        make_tar(
-            tmp_path / "a.tar.gz", (tarfile.TarInfo("o"), b"x"), (tarfile.TarInfo("inner/w.bin"), CONTENT)
-        ),
+        make_tar(tmp_path / "a.tar.gz", (tarfile.TarInfo("o"), b"x"), (tarfile.TarInfo("inner/w.bin"), CONTENT)),
     ):
         folder = tmp_path / archive.suffix
         take(archive, folder)
@@ -90,9 +88,7 @@ def test_garbage_is_no_archive(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("kept", [30, 200])
 def test_a_truncated_tar_is_refused(tmp_path: Path, kept: int) -> None:
     noise = bytes(hashlib.sha256(str(i).encode()).digest()[0] for i in range(700))
-    archive = make_tar(
-        tmp_path / "a.tar.gz", (tarfile.TarInfo("o"), noise), (tarfile.TarInfo("inner/w.bin"), CONTENT)
-    )
+    archive = make_tar(tmp_path / "a.tar.gz", (tarfile.TarInfo("o"), noise), (tarfile.TarInfo("inner/w.bin"), CONTENT))
     archive.write_bytes(archive.read_bytes()[:kept])
     with pytest.raises(UpstreamFailed, match="cannot be unpacked"):
         take(archive, tmp_path)

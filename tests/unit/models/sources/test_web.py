@@ -144,9 +144,7 @@ def test_busy_servers_are_asked_again_after_what_they_say(
     assert 0.5 < pauses[1] < 1.5
 
 
-def test_a_server_that_stays_busy_is_given_up(
-    tmp_path: Path, hub: Hub, access: Access, pauses: list[float]
-) -> None:
+def test_a_server_that_stays_busy_is_given_up(tmp_path: Path, hub: Hub, access: Access, pauses: list[float]) -> None:
     hub.faults[WEIGHTS] = [Fault(status=500) for _ in range(9)]
     with pytest.raises(UpstreamFailed, match=r"answered 500 .* given up after 3 attempts"):
         download(SOURCE, tmp_path, access)
@@ -172,9 +170,7 @@ def test_a_missing_file_is_final(tmp_path: Path, hub: Hub, access: Access, pause
     assert pauses == []
 
 
-@pytest.mark.parametrize(
-    ("token", "had"), [(None, "no token was sent"), ("bad", "the token sent does not open it")]
-)
+@pytest.mark.parametrize(("token", "had"), [(None, "no token was sent"), ("bad", "the token sent does not open it")])
 def test_a_gated_model_says_what_to_do(tmp_path: Path, hub: Hub, token: str | None, had: str) -> None:
     hub.token = "good"
     with pytest.raises(UpstreamFailed, match=f"Access to org/model is restricted.*{had}"):
@@ -201,18 +197,14 @@ def test_a_wrong_byte_is_refused_with_both_digests(tmp_path: Path, hub: Hub, acc
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_digest_announced_by_the_hub_is_refused_before_the_download(
-    tmp_path: Path, hub: Hub, access: Access
-) -> None:
+def test_a_digest_announced_by_the_hub_is_refused_before_the_download(tmp_path: Path, hub: Hub, access: Access) -> None:
     hub.linked = {"X-Linked-Etag": f'"{"0" * 64}"'}
     with pytest.raises(WrongBytes, match="has sha256 000"):
         download(SOURCE, tmp_path, access)
     assert hub.fetches(WEIGHTS) == []
 
 
-def test_a_size_announced_by_the_hub_is_refused_before_the_download(
-    tmp_path: Path, hub: Hub, access: Access
-) -> None:
+def test_a_size_announced_by_the_hub_is_refused_before_the_download(tmp_path: Path, hub: Hub, access: Access) -> None:
     hub.linked = {"X-Linked-Size": "5"}
     with pytest.raises(WrongBytes, match="has 5 bytes, not 1024000"):
         download(SOURCE, tmp_path, access)
@@ -240,16 +232,12 @@ def test_a_redirect_to_a_local_file_is_refused(tmp_path: Path, hub: Hub, access:
     assert not (tmp_path / WEIGHTS).exists()
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]:8/", "https://a.org"]
-)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]:8/", "https://a.org"])
 def test_safe_addresses(url: str) -> None:
     require_safe(url)
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.evil.org/", "http://localhost.evil.org", "ftp://127.0.0.1/", "file:///x"]
-)
+@pytest.mark.parametrize("url", ["http://127.evil.org/", "http://localhost.evil.org", "ftp://127.0.0.1/", "file:///x"])
 def test_unsafe_addresses(url: str) -> None:
     assert not is_loopback(url) or not url.startswith("http:")
     with pytest.raises(UpstreamFailed, match="refused"):
