@@ -12,7 +12,7 @@ from phalanx.telemetry import FLUSH_S, METRICS, Metrics, RequestLog, configure_l
 def test_the_request_line_is_json_and_flushed_soon() -> None:
     """One write for many lines, a tenth of a second later at most."""
 
-    class Counted(io.StringIO):
+    class Counted(io.BytesIO):
         flushes = 0
 
         def flush(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import sys
 
@@ -21,6 +22,7 @@ from phalanx.edges.http.server import HttpServer, TlsFiles
 from phalanx.settings import Settings, log_format
 from phalanx.telemetry import LEVELS, RequestLog, configure_logs
 
+LOG_BUFFER_BYTES = 65536
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from another: the engine thread's few lines must not stop the event loop
 for Python's 5 ms, nor the loop's the engine."""
@@ -94,7 +96,13 @@ def _edge_server(app: App, lag: LoopLagProbe) -> HttpServer:
 
 def _request_log(app: App) -> RequestLog:
     direct = log_format(app.settings) == "json" and LEVELS[app.settings.log_level] <= LEVELS["info"]
-    return RequestLog(app.log, stream=sys.stderr if direct else None)
+    # Python's own stderr is written out at every line's end.
+    stream = (
+        io.BufferedWriter(io.FileIO(sys.stderr.fileno(), "wb", closefd=False), LOG_BUFFER_BYTES) if direct else None
+    )
+    log = RequestLog(app.log, stream=stream)
+    app.closing.callback(log.flush)
+    return log
 
 
 async def _load_and_watch(app: App) -> None:

@@ -24,7 +24,8 @@ from phalanx.stores.sql.segment import SUFFIX, Segment
 from phalanx.telemetry import Log
 
 FLUSH_EVERY_S = 1.0
-FLUSH_EVENTS = 500
+FLUSH_EVENTS = 4000
+BATCH_EVENTS = 500
 ADOPT_EVERY_S = 10.0
 SEGMENT_BYTES = 16 * 2**20
 MAX_BYTES = 2**30
@@ -177,7 +178,7 @@ class JournaledUsageLog:
     async def _drain(self) -> None:
         while self._sealed:
             segment = self._sealed[0]
-            for batch in segment.batches(self._flush_events):
+            for batch in segment.batches(min(self._flush_events, BATCH_EVENTS)):
                 await self._ledger.record(sorted(batch, key=_by_id))
             if segment.damaged:
                 self._log.error("usage journal damaged", file=segment.path.name, lines=segment.damaged)
