@@ -71,6 +71,6 @@ def test_only_the_gate_makes_tickets(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
-def test_nothing_names_a_machine_or_a_registry(path: Path) -> None:
-    """No absolute path of a machine, no package index."""
-    assert not re.search(r"(?<![\w.])/(home|root|work|Users)/|pypi\.org|files\.pythonhosted|npmjs", path.read_text())
+def test_nothing_names_a_machine(path: Path) -> None:
+    """No absolute path of a machine."""
+    assert not re.search(r"(?<![\w.])/(home|root|work|Users)/", path.read_text())
