@@ -61,7 +61,8 @@ class Segment:
 
     def append(self, events: Sequence[UsageEvent]) -> int:
         """Write events in one go, all or none, into the kernel's keeping. Returns their bytes. Raises OSError."""
-        lines = _encode_lines(events)
+        # A list: given a tuple, msgspec 0.22 leaks 48 bytes a call.
+        lines = _encode_lines(list(events))
         written = os.write(self._descriptor, lines)
         if written != len(lines):
             os.ftruncate(self._descriptor, self.size)
