@@ -31,7 +31,8 @@ class PhalanxError(Exception):
     ) -> None:
         super().__init__(detail or self.row.meaning)
         self.detail = detail or self.row.meaning
-        self.retry_after_s = retry_after_s
+        # Every 503 says when to come back, also where nothing better is known than soon.
+        self.retry_after_s = 1.0 if retry_after_s is None and self.row.http == 503 else retry_after_s
         self.param = param
         self.data = data
 
