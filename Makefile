@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL ?= all-MiniLM-L6-v2
+FACE_MODELS := blazeface-full-range blazeface-short-range dlib-resnet-v1
 TEST_MODELS := $(CURDIR)/.build/models
+MODEL_FOLDERS := $(addprefix .build/models/,$(MODEL) $(FACE_MODELS))
 T ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak docs init-db model lock fmt clean
+.PHONY: help run servers test check bench soak chaos docs init-db model lock fmt clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +17,7 @@ run: .venv/runtime ## Install, pull the models, make the database and a first ke
 	@$(BIN)/phalanx init
 	@exec $(BIN)/phalanx serve
 
-test: .venv/dev .build/models/$(MODEL) ## Run all tests; T=path runs some
+test: .venv/dev $(MODEL_FOLDERS) servers ## Run all tests; T=path runs some
 	$(BIN)/pytest $(T)
 
 check: .venv/dev ## Lint, types, import contracts, generated documents
@@ -25,11 +27,14 @@ check: .venv/dev ## Lint, types, import contracts, generated documents
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-bench: .venv/dev .build/models/$(MODEL) ## Measure every claim against the stored baseline; B=name runs one
+bench: .venv/dev $(MODEL_FOLDERS) servers ## Measure every claim against the stored baseline; B=name runs one
 	$(BIN)/python benchmarks/run.py $(B)
 
-soak: .venv/dev .build/models/$(MODEL) ## Run the long tests: ten minutes of mixed load
+soak: .venv/dev $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load
 	$(BIN)/python benchmarks/soak.py
+
+chaos: .venv/dev $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats
+	PYTHONPATH=tests $(BIN)/python -m chaos $(TEST_MODELS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 docs: .venv/dev ## Write the documents that are generated from the code
 	$(BIN)/python docs/generate.py
@@ -37,7 +42,10 @@ docs: .venv/dev ## Write the documents that are generated from the code
 init-db: .venv/runtime ## Make or migrate the database
 	$(BIN)/phalanx db migrate
 
-model: .build/models/$(MODEL) ## Pull the model that tests and benchmarks use
+model: $(MODEL_FOLDERS) ## Pull the models that tests and benchmarks use
+
+servers: ## Install the servers that tests start: Redis and PostgreSQL, from the distribution
+	@tests/servers/install.sh
 
 lock: .venv/dev ## Resolve the dependencies anew and pin them with hashes
 	$(BIN)/python docs/lock.py
@@ -64,6 +72,6 @@ clean: ## Remove what was built here, .venv included
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable examples/counting
 	@touch $@
 
-.build/models/$(MODEL): .venv/runtime
-	MODEL_DIR=$(TEST_MODELS) $(BIN)/phalanx models pull $(MODEL)
+$(MODEL_FOLDERS): .venv/runtime
+	MODEL_DIR=$(TEST_MODELS) $(BIN)/phalanx models pull $(@F)
 	@touch $@

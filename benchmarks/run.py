@@ -21,7 +21,20 @@ from measuring.model import models_dir
 from measuring.report import Row, console, say, table
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("cosine", "tokens", "architectures", "memory", "latency", "concurrency", "flood", "throughput")
+SCRIPTS = (
+    "cosine",
+    "tokens",
+    "architectures",
+    "face_vectors",
+    "similarity",
+    "memory",
+    "admission",
+    "limits",
+    "latency",
+    "concurrency",
+    "flood",
+    "throughput",
+)
 """The order of a whole run: what is right first, then what is fast."""
 BUSY = 0.5
 """A load average from which on a machine is not quiet."""

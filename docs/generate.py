@@ -1,38 +1,54 @@
 """Write the documents that are read off the code: `make docs`. With --check, fail when one is out of date.
 
-docs/settings.md from the settings, docs/errors.md from the table of errors, docs/operations.md from the table of
+docs/operations.md has tables from the settings and the ports, docs/errors.md from the table of errors, docs/api.md from the table of
 operations and the dialects, docs/metrics.md from the table of metrics, docs/openapi.json from all of them.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from phalanx import ports
 from phalanx.edges.http.app import DIALECTS
 from phalanx.edges.http.openapi import openapi
 from phalanx.errors import ERRORS
 from phalanx.operations import table
 from phalanx.settings import Settings, reference
-from phalanx.telemetry import METRICS
+from phalanx.telemetry import METRICS, SUPERVISOR_METRICS
 
 FOLDER = Path(__file__).parent
 NOTE = "<!-- Written by `make docs`; edit the code instead. -->\n\n"
 
 
-def settings_page() -> str:
-    """Every environment variable."""
-    rows = "".join(
+def operations_guide() -> str:
+    """The guide with its two tables: what each seam does when it is down, and every environment variable."""
+    settings = "".join(
         f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |\n" for name, default, meaning in reference()
     )
-    return (
-        f"# Settings\n\n{NOTE}Every setting is an environment variable. A value may also come from a file named by "
-        "`<NAME>_FILE`, or from `.env` in the working directory (another file by `ENV_FILE`), below the real "
-        "environment. All problems are reported at once at start; a name one edit from a known one is pointed out.\n\n"
-        f"| Variable | Default | Meaning |\n|---|---|---|\n{rows}"
-    )
+    failures = "".join(f"| `{name}` | {policy} |\n" for name, policy in failure_policies())
+    text = (FOLDER / "operations.md").read_text()
+    text = filled(text, "failures", f"| Seam | Without what stands behind it |\n|---|---|\n{failures}")
+    return filled(text, "settings", f"| Variable | Default | Meaning |\n|---|---|---|\n{settings}")
+
+
+def failure_policies() -> list[tuple[str, str]]:
+    """Return each port's name with the sentences after `Down:` of its documentation."""
+    documented = [(name, inspect.getdoc(getattr(ports, name)) or "") for name in ports.__all__]
+    found = [(name, re.search(r"Down: (.+?)(?:\n\n|$)", text, re.DOTALL)) for name, text in documented]
+    return [(name, " ".join(match[1].split())) for name, match in found if match]
+
+
+def filled(text: str, block: str, content: str) -> str:
+    """Return a text with what stands between a block's marks replaced."""
+    begin, end = f"<!-- begin: {block} -->\n", f"<!-- end: {block} -->"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{content}\n{end}{tail}"
 
 
 def errors_page() -> str:
@@ -61,7 +77,7 @@ def operations_page() -> str:
         for route in dialect.routes
     )
     return (
-        f"# Operations\n\n{NOTE}One row an operation: `src/phalanx/operations.py`. `phalanx call NAME` runs any of "
+        f"# Operations\n\n{NOTE}One row an operation: `src/phalanx/operations/`. `phalanx call NAME` runs any of "
         "them without a server.\n\n| Operation | Route | Scope | Unit | Kind | Cache | |\n|---|---|---|---|---|---|---|\n"
         f"{rows}\n## Dialects\n\nRoutes of other systems around the same rows.\n\n| Dialect | Route | Operation |\n|---|---|---|\n{routes}"
     )
@@ -72,9 +88,9 @@ def metrics_page() -> str:
     rows = "".join(
         f"| `{row.name}{'_total' if row.kind.__name__ == 'Counter' else ''}` | {row.kind.__name__.lower()} | "
         f"{', '.join(row.labels)} | {row.meaning} |\n"
-        for row in METRICS
+        for row in (*METRICS, *SUPERVISOR_METRICS)
     )
-    return f"# Metrics\n\n{NOTE}Served on `PROMETHEUS_BIND`.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n{rows}"
+    return f"# Metrics\n\n{NOTE}Served on `PROMETHEUS_BIND`, of several workers summed by their supervisor, which adds the last two.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n{rows}"
 
 
 def openapi_document() -> str:
@@ -84,9 +100,9 @@ def openapi_document() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "settings.md": settings_page,
+    "operations.md": operations_guide,
     "errors.md": errors_page,
-    "operations.md": operations_page,
+    "api.md": operations_page,
     "metrics.md": metrics_page,
     "openapi.json": openapi_document,
 }

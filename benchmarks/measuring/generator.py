@@ -54,7 +54,7 @@ class Record:
 
 def requests(load: Load) -> Iterator[bytes]:
     """Return the requests, head and body in one piece."""
-    fields = f"POST {load.path} HTTP/1.1\r\nHost: {load.host}:{load.port}\r\nContent-Type: application/json\r\n"
+    fields = f"POST {load.path} HTTP/1.1\r\nHost: {load.host}:{load.port}\r\nContent-Type: {load.content_type}\r\n"
     if load.key:
         fields += f"Authorization: Bearer {load.key}\r\n"
     head = fields.encode() + b"Content-Length: %d\r\n\r\n%b"

@@ -26,6 +26,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     bodies: list[bytes]
     path: str = "/v1/embed"
+    content_type: str = "application/json"
     host: str = "127.0.0.1"
     key: str = ""
     connections: int = 1

@@ -22,7 +22,7 @@ from measuring.model import NAME, models_dir
 from measuring.proc import rss_mib
 from phalanx.app import MAX_WAITING_TOKENS, TOKEN_BUDGET
 from phalanx.engines.backends import EngineName
-from phalanx.engines.text.load import EngineChoice
+from phalanx.engines.choice import EngineChoice
 from phalanx.engines.text.model import PreparedText
 from phalanx.errors import PhalanxError
 from phalanx.models.catalogue import load_catalogue

@@ -26,11 +26,17 @@ HOST = "127.0.0.1"
 class Worker:
     """A ready worker with a key of tier scale. Use it as a context manager: leaving drains it and removes its data.
 
-    `cores` pins it; `environ` are further settings. `start_s` are the seconds from starting the process until
+    `cores` pins it; `environ` are further settings, `scope` is the keys'. `start_s` are the seconds from starting the process until
     /readyz said yes. Requests are logged, to a file, as in production.
     """
 
-    def __init__(self, *, cores: Sequence[int] | None = None, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        cores: Sequence[int] | None = None,
+        environ: Mapping[str, str] | None = None,
+        scope: str = "text",
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="phalanx-bench-")
         self._path = Path(self._folder.name)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -38,6 +44,7 @@ class Worker:
             **kept, "DATA_DIR": str(self._path), "MODEL_DIR": str(models_dir()), "PORT": "0", "LOG_FORMAT": "json",
             "PROMETHEUS_BIND": f"{HOST}:0", **(environ or {}),
         }  # fmt: skip
+        self._scope = scope
         self.key = self.make_key("bench@example.org")
         self._cores = cores
 
@@ -81,7 +88,7 @@ class Worker:
 
     def make_key(self, email: str) -> str:
         """Make a key of tier scale for an organisation of this name, by the command."""
-        words = [str(PHALANX), "keys", "create", email, "--tier", "scale", "--scope", "text", "--json"]
+        words = [str(PHALANX), "keys", "create", email, "--tier", "scale", "--scope", self._scope, "--json"]
         done = subprocess.run(words, env=self._environ, cwd=self._path, check=True, stdout=subprocess.PIPE, text=True)
         return str(json.loads(done.stdout)["key"])
 

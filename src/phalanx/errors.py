@@ -56,8 +56,16 @@ class Unauthenticated(PhalanxError):
     row = ErrorRow("unauthenticated", 401, "UNAUTHENTICATED", "no", "No credential was sent, or it is not valid.")
 
 
+class SessionEnded(PhalanxError):
+    row = ErrorRow("session_ended", 401, "UNAUTHENTICATED", "no", "The session is over: log in again.")
+
+
 class Forbidden(PhalanxError):
     row = ErrorRow("forbidden", 403, "PERMISSION_DENIED", "no", "The credential lacks the scope that the call needs.")
+
+
+class TlsRequired(PhalanxError):
+    row = ErrorRow("tls_required", 403, "PERMISSION_DENIED", "no", "The call came in clear; it must come over https.")
 
 
 class NotFound(PhalanxError):
@@ -98,6 +106,10 @@ class UnreadableInput(PhalanxError):
     )
 
 
+class NoFace(PhalanxError):
+    row = ErrorRow("no_face", 422, "FAILED_PRECONDITION", "no", "There is no face in the image.")
+
+
 class IdempotencyMismatch(PhalanxError):
     row = ErrorRow(
         "idempotency_mismatch", 422, "FAILED_PRECONDITION", "no", "The Idempotency-Key was used for another request."
@@ -110,6 +122,12 @@ class RateLimited(PhalanxError):
 
 class QuotaExceeded(PhalanxError):
     row = ErrorRow("quota_exceeded", 429, "RESOURCE_EXHAUSTED", "after", "The caller's quota for the month is used up.")
+
+
+class ConcurrencyExceeded(PhalanxError):
+    row = ErrorRow(
+        "concurrency_exceeded", 429, "RESOURCE_EXHAUSTED", "after", "The caller has as many calls open as it may."
+    )
 
 
 class HeadTooLarge(PhalanxError):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
 import msgspec
@@ -29,17 +30,31 @@ def _render_json(_logger: object, _method: str, event: dict[str, Any]) -> str:
 
 
 def configure_logs(
-    *, level: str = "info", style: Literal["json", "console"] = "json", stream: TextIO | None = None
+    *,
+    level: str = "info",
+    style: Literal["json", "console"] = "json",
+    stream: TextIO | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Log:
-    """Set up structlog and the standard library's root logger alike, and return the platform's logger."""
+    """Set up structlog and the standard library's root logger alike, and return the platform's logger.
+
+    `fields` are in every line.
+    """
     out = stream or sys.stderr
     shared: list[Any] = [
+        lambda _logger, _method, event: {**event, **(fields or {})},
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: Any = structlog.dev.ConsoleRenderer(colors=out.isatty()) if style == "console" else _render_json
-    tracebacks = [] if style == "console" else [structlog.processors.dict_tracebacks]
+    # A traceback without its local variables, which hold keys, passwords and texts.
+    readable = structlog.dev.RichTracebackFormatter(show_locals=False)
+    as_dict = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    console = style == "console"
+    render: Any = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=readable) if console else _render_json
+    )
+    tracebacks = [] if console else [as_dict]
     structlog.configure(
         processors=[*shared, *tracebacks, render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -64,12 +79,13 @@ class RequestLog:
     """Writes the canonical line of each request.
 
     As JSON it goes past structlog, into a buffered `stream`, and is flushed a tenth of a second later, so that many lines share one write: a third
-    of the time. Every other event goes through structlog and is flushed at once.
+    of the time. Every other event goes through structlog and is flushed at once. `fields` are in every line.
     """
 
-    def __init__(self, log: Log, *, stream: BinaryIO | None = None) -> None:
+    def __init__(self, log: Log, *, stream: BinaryIO | None = None, fields: Mapping[str, Any] | None = None) -> None:
         self._log = log
         self._stream = stream
+        self._fields = dict(fields or {})
         self._flush_due = False
         self._second = 0
         self._prefix = ""
@@ -80,6 +96,7 @@ class RequestLog:
             (self._log.debug if debug else self._log.info)("request", **line)
             return
         line["event"], line["level"], line["timestamp"] = "request", "info", self._now()
+        line.update(self._fields)
         self._stream.write(_encode(line) + b"\n")
         if not self._flush_due:
             self._flush_due = True
@@ -100,14 +117,19 @@ class RequestLog:
         return f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
 
 
+Merge = Literal["sum", "max", "min", "min_accepting"]
+"""What a gauge of several workers is together: the last is the least among those that accept connections."""
+
+
 class MetricRow(NamedTuple):
-    """One metric: its name, kind, meaning, labels and, for histograms, bucket bounds in its unit."""
+    """One metric: its name, kind, meaning, labels, for histograms bucket bounds in its unit, for gauges how workers' merge."""
 
     name: str
     kind: type[Counter] | type[Gauge] | type[Histogram]
     meaning: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    merge: Merge = "sum"
 
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -130,24 +152,51 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("phalanx_tokens", Counter, "Tokens embedded, padding not counted.", ("model",)),
     MetricRow("phalanx_queue_tokens", Gauge, "Tokens waiting for the engine.", ("model",)),
     MetricRow("phalanx_cache_lookups", Counter, "Look-ups in the vector cache.", ("outcome",)),
+    MetricRow("phalanx_cache_hits", Counter, "Vectors found, in memory (1) or in Redis (2).", ("tier",)),
+    MetricRow("phalanx_credential_checks", Counter, "Keys and sessions looked up in the database.", ("outcome",)),
+    MetricRow(
+        "phalanx_limits_degraded", Gauge, "1 while limits are this worker's share, Redis being lost.", merge="max"
+    ),
+    MetricRow(
+        "phalanx_usage_waiting_bytes", Gauge, "Usage in the journal's files that the database does not have yet."
+    ),
     MetricRow("phalanx_refusals", Counter, "Calls refused before they cost anything.", ("code",)),
     MetricRow("phalanx_calls_in_flight", Gauge, "Admitted calls under way."),
     MetricRow("phalanx_event_loop_lag_seconds", Histogram, "How late the event loop ran a timer.", (), LAG_SECONDS),
-    MetricRow("phalanx_model_info", Gauge, "1 for each model served.", ("model", "version", "device", "precision")),
-    MetricRow("phalanx_ready", Gauge, "1 while /readyz is true."),
+    MetricRow(
+        "phalanx_model_info",
+        Gauge,
+        "1 for each model served.",
+        ("model", "version", "device", "precision"),
+        merge="max",
+    ),
+    MetricRow("phalanx_ready", Gauge, "1 while /readyz is true.", merge="min_accepting"),
 )
 """Every metric of a worker. Labels are few and closed: never a caller's id, a path or a text."""
 
+SUPERVISOR_METRICS: tuple[MetricRow, ...] = (
+    MetricRow("phalanx_workers", Gauge, "Worker processes that run.", ("state",)),
+    MetricRow("phalanx_worker_ends", Counter, "Worker processes that ended, told to or not.", ("reason",)),
+)
+"""What the supervisor of several workers adds."""
+
+MERGES: dict[str, Merge] = {
+    **{row.name: row.merge for row in METRICS},
+    "process_start_time_seconds": "min",
+    "python_info": "max",
+}
+"""How gauges of several workers are merged; what is not here is summed."""
+
 
 class Metrics:
-    """The metrics of one worker in a registry of its own."""
+    """The metrics of one process in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: tuple[MetricRow, ...] = METRICS) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._metrics: dict[str, Any] = {}
-        for row in METRICS:
+        for row in rows:
             extra: dict[str, Any] = {"buckets": row.buckets} if row.buckets else {}
             self._metrics[row.name] = row.kind(row.name, row.meaning, row.labels, registry=self.registry, **extra)
 

@@ -19,6 +19,7 @@ from phalanx.edges.http.app import HttpEdge
 from phalanx.settings import load
 
 T = TypeVar("T")
+TEXT_MODEL = "all-MiniLM-L6-v2"
 
 
 @dataclass
@@ -129,9 +130,13 @@ def start_worker(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with asyncio.Runner() as runner:
         opened: list[Any] = []
 
+        # Most tests ask for text alone, and need not wait until faces are loaded.
+        text_only = tmp_path_factory.mktemp("models")
+        (text_only / TEXT_MODEL).symlink_to(models_dir / TEXT_MODEL)
+
         def start(**environ: str) -> Worker:
             folder = tmp_path_factory.mktemp("worker")
-            loaded = load({"DATA_DIR": str(folder), "MODEL_DIR": str(models_dir), **environ}, folder=folder)
+            loaded = load({"DATA_DIR": str(folder), "MODEL_DIR": str(text_only), **environ}, folder=folder)
             building = build(loaded.settings)
             app = runner.run(building.__aenter__())
             opened.append(building)
@@ -144,6 +149,6 @@ def start_worker(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def worker(start_worker: Callable[..., Worker]) -> Worker:
-    """One worker with the default settings."""
-    return start_worker()
+def worker(start_worker: Callable[..., Worker], models_dir: Path) -> Worker:
+    """One worker with all models and the default settings, but for the rate of strangers: every test of an open row comes from one address."""
+    return start_worker(RATE_LIMIT_BURST="1000000", MODEL_DIR=str(models_dir))

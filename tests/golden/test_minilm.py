@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from phalanx.engines.backends import runs_bf16
-from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
 from phalanx.engines.text.vectors import unit

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.spec import TextSpec
 from phalanx.engines.text.vectors import unit
 from phalanx.models.conversion.quantize import QuantizeReport, quantize

@@ -1,144 +1,33 @@
-"""A worker as its user has it: a process, started by its command, spoken to over sockets."""
+"""Workers as processes, alone or several on PostgreSQL and Redis."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-PHALANX = str(Path(sys.executable).parent / "phalanx")
-START_S = 60.0
-
-
-class LiveWorker:
-    """A running worker process."""
-
-    def __init__(self, folder: Path, models_dir: Path, environ: dict[str, str]) -> None:
-        self.folder = folder
-        self.log = folder / f"worker-{time.monotonic_ns()}.log"
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        self.environ = {
-            **kept, "DATA_DIR": str(folder), "MODEL_DIR": str(models_dir), "PORT": "0", "PROMETHEUS_BIND": "127.0.0.1:0",
-            "LOG_FORMAT": "json", **environ,
-        }  # fmt: skip
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen([PHALANX, "serve"], env=self.environ, stderr=out, stdout=out, cwd=folder)
-        listening = self.wait_for_line("listening")
-        self.url = f"http://{listening['host']}:{listening['port']}"
-        self.metrics_url = f"http://{listening['metrics_host']}:{listening['metrics_port']}/metrics"
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The log so far, as objects."""
-        found = []
-        for line in self.log.read_text().splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                found.append({"event": "text", "text": line})
-        return found
-
-    def wait_for_line(self, event: str) -> dict[str, Any]:
-        """Wait for a log line."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            for line in self.lines():
-                if line.get("event") == event:
-                    return line
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.02)
-        raise AssertionError(f"no {event!r} in the worker's log:\n{self.log.read_text()[-4000:]}")
-
-    def wait_ready(self) -> None:
-        """Wait for /readyz."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if self.get("/readyz")[0] == 200:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"the worker is not ready:\n{self.log.read_text()[-4000:]}")
-
-    def key(self, email: str = "live@example.org", tier: str = "scale", scopes: tuple[str, ...] = ("text",)) -> str:
-        """Make a key by the command, beside the running worker."""
-        words = [PHALANX, "keys", "create", email, "--tier", tier, "--json"]
-        words += [word for scope in scopes for word in ("--scope", scope)]
-        done = subprocess.run(words, env=self.environ, capture_output=True, check=True, text=True, cwd=self.folder)
-        return str(json.loads(done.stdout)["key"])
-
-    def get(self, path: str, key: str | None = None) -> tuple[int, bytes]:
-        """GET a path; returns status and body, 0 when nobody answers."""
-        request = urllib.request.Request(self.url + path)
-        if key:
-            request.add_header("Authorization", f"Bearer {key}")
-        return self._open(request)
-
-    def post(self, path: str, body: Any, key: str | None = None) -> tuple[int, bytes]:
-        """POST JSON; returns status and body, 0 when nobody answers."""
-        request = urllib.request.Request(self.url + path, data=json.dumps(body).encode(), method="POST")
-        request.add_header("Content-Type", "application/json")
-        if key:
-            request.add_header("Authorization", f"Bearer {key}")
-        return self._open(request)
-
-    def metrics(self) -> str:
-        """The Prometheus text."""
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
-            return str(answer.read().decode())
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def stop(self) -> int:
-        """End it in order; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(timeout=40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-
-    def _open(self, request: urllib.request.Request) -> tuple[int, bytes]:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-        except (urllib.error.URLError, ConnectionError):
-            return 0, b""
+from servers.worker import WorkerProcess
 
 
 @pytest.fixture
-def start(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., LiveWorker]]:
+def start(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers over one data folder; all are stopped at the end."""
-    started: list[LiveWorker] = []
+    started: list[WorkerProcess] = []
 
-    def launch(**environ: str) -> LiveWorker:
-        started.append(LiveWorker(tmp_path, models_dir, environ))
+    def launch(**environ: str) -> WorkerProcess:
+        started.append(WorkerProcess(tmp_path, models_dir, environ))
         return started[-1]
 
     yield launch
     for worker in started:
-        if worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.wait()
+        worker.kill()
 
 
 @pytest.fixture(scope="module")
-def live(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorker]:
+def live(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     """One ready worker for a module."""
-    worker = LiveWorker(tmp_path_factory.mktemp("live"), models_dir, {})
+    worker = WorkerProcess(tmp_path_factory.mktemp("live"), models_dir, {})
     worker.wait_ready()
     yield worker
     assert worker.stop() == 0

@@ -1,34 +1,19 @@
-"""What every conformance suite needs: a clock set by hand, a migrated database, events and keys to store."""
+"""What every conformance suite needs: a clock set by hand, migrated databases, stores, events to store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phalanx.contract.keys import KeyRecord
+from callers import Callers, in_database, in_memory
+from clocks import HandClock
 from phalanx.contract.usage import UsageEvent
-from phalanx.stores.sql.database import migrate
-
-
-class HandClock:
-    """A clock that stands still until a test moves it. Seconds."""
-
-    def __init__(self) -> None:
-        self.epoch = 1_790_000_000.0
-        self.uptime = 5_000.0
-
-    def now(self) -> float:
-        return self.epoch
-
-    def monotonic(self) -> float:
-        return self.uptime
-
-    def advance(self, seconds: float) -> None:
-        self.epoch += seconds
-        self.uptime += seconds
+from phalanx.stores.sql.database import Database, migrate, open_database
+from servers import PostgresServer
 
 
 @pytest.fixture
@@ -49,19 +34,45 @@ def database_url(tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a database with this version's schema, which new ones are copied from."""
+    url = postgres.create_database()
+    # A test's event loop may be running already, and migrating runs one of its own.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(migrate, url).result()
+    return url.rpartition("/")[2]
+
+
 @pytest.fixture
-def make_key() -> Callable[..., KeyRecord]:
-    """Make the record of key number `n`, with any field set otherwise."""
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> str:
+    """A database of its own on PostgreSQL, with this version's schema."""
+    return postgres.create_database(template=postgres_template)
 
-    def make(n: int = 1, **changes: Any) -> KeyRecord:
-        fields = {
-            "id": f"key-{n}", "digest": f"{n:064x}", "hint": "fe_abcdef", "email": "ann@example.org",
-            "organisation": "ann@example.org", "name": f"number {n}", "tier": "free", "scopes": ("text", "usage"),
-            "created_at": 1_000.25 + n, "expires_at": None, "revoked_at": None,
-        }  # fmt: skip
-        return KeyRecord(**{**fields, **changes})
 
-    return make
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_url(request: pytest.FixtureRequest) -> str:
+    """A database of its own, with this version's schema, on each of what is supported."""
+    return str(request.getfixturevalue("database_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture
+async def database(sql_url: str) -> AsyncIterator[Database]:
+    """An open database of its own, on each of what is supported."""
+    opened = open_database(sql_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def callers(request: pytest.FixtureRequest) -> AsyncIterator[Callers]:
+    """The stores of callers, empty, on every adapter."""
+    if request.param == "memory":
+        yield in_memory()
+        return
+    opened = open_database(request.getfixturevalue("database_url" if request.param == "sqlite" else "postgres_url"))
+    yield in_database(opened)
+    await opened.close()
 
 
 @pytest.fixture

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from phalanx.contract.keys import ALL_SCOPES, KeyRecord
-from phalanx.errors import Conflict, Unavailable
+from callers import Callers, in_database, make_key, make_organisation
+from phalanx.contract.keys import ALL_SCOPES
+from phalanx.errors import Conflict, InvalidRequest
 from phalanx.ports import KeyStore
-from phalanx.stores.memory.keys import MemoryKeyStore
-from phalanx.stores.sql.database import open_database
-from phalanx.stores.sql.keys import SqlKeyStore
-from phalanx.stores.sql.sqlite import sqlite_path
+from phalanx.stores.sql.database import Database, open_database
 
 pytestmark = pytest.mark.anyio
-MakeKey = Callable[..., KeyRecord]
 
 
-@pytest.fixture(params=["memory", "sql"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[KeyStore]:
-    if request.param == "memory":
-        yield MemoryKeyStore()
-        return
-    database = open_database(request.getfixturevalue("database_url"))
-    yield SqlKeyStore(database)
-    await database.close()
+@pytest.fixture
+def store(callers: Callers) -> KeyStore:
+    return callers.keys
 
 
-async def test_a_key_comes_back_as_it_was_added(store: KeyStore, make_key: MakeKey) -> None:
+async def test_a_key_comes_back_as_it_was_added(store: KeyStore) -> None:
     record = make_key(
         name="Ümlaut ' \" ; 漢字 😀",
         scopes=ALL_SCOPES,
@@ -42,14 +32,14 @@ async def test_a_key_comes_back_as_it_was_added(store: KeyStore, make_key: MakeK
     assert await store.find(record.digest) == record
 
 
-async def test_an_unknown_digest_is_none(store: KeyStore, make_key: MakeKey) -> None:
+async def test_an_unknown_digest_is_none(store: KeyStore) -> None:
     await store.add(make_key(1))
     assert await store.find("f" * 64) is None
 
 
 @pytest.mark.parametrize("clash", [{"id": "key-1"}, {"digest": f"{1:064x}"}])
 async def test_the_same_id_or_digest_again_is_a_conflict_that_changes_nothing(
-    store: KeyStore, make_key: MakeKey, clash: dict[str, str]
+    store: KeyStore, clash: dict[str, str]
 ) -> None:
     first = make_key(1)
     await store.add(first)
@@ -59,7 +49,7 @@ async def test_the_same_id_or_digest_again_is_a_conflict_that_changes_nothing(
     assert await store.list() == [first]
 
 
-async def test_of_many_adds_of_one_key_at_once_one_wins(store: KeyStore, make_key: MakeKey) -> None:
+async def test_of_many_adds_of_one_key_at_once_one_wins(store: KeyStore) -> None:
     attempts = [store.add(make_key(1, name=f"try {n}")) for n in range(20)]
     results = await asyncio.gather(*attempts, return_exceptions=True)
     assert sum(result is None for result in results) == 1
@@ -67,7 +57,7 @@ async def test_of_many_adds_of_one_key_at_once_one_wins(store: KeyStore, make_ke
     assert len(await store.list()) == 1
 
 
-async def test_keys_are_listed_oldest_first_and_by_organisation(store: KeyStore, make_key: MakeKey) -> None:
+async def test_keys_are_listed_oldest_first_and_by_organisation(store: KeyStore) -> None:
     new, old, other = (
         make_key(1, created_at=30.0),
         make_key(2, created_at=10.0),
@@ -80,7 +70,7 @@ async def test_keys_are_listed_oldest_first_and_by_organisation(store: KeyStore,
     assert await store.list(organisation="nobody") == []
 
 
-async def test_a_revoked_key_is_found_with_the_time_of_its_end(store: KeyStore, make_key: MakeKey) -> None:
+async def test_a_revoked_key_is_found_with_the_time_of_its_end(store: KeyStore) -> None:
     await store.add(make_key(1))
     await store.add(make_key(2))
     ended = await store.revoke("key-1", at=2_000.5)
@@ -89,7 +79,7 @@ async def test_a_revoked_key_is_found_with_the_time_of_its_end(store: KeyStore, 
     assert await store.find(f"{2:064x}") == make_key(2)
 
 
-async def test_revoking_twice_keeps_the_first_time(store: KeyStore, make_key: MakeKey) -> None:
+async def test_revoking_twice_keeps_the_first_time(store: KeyStore) -> None:
     await store.add(make_key(1))
     await store.revoke("key-1", at=2_000.0)
     again = await store.revoke("key-1", at=3_000.0)
@@ -97,7 +87,7 @@ async def test_revoking_twice_keeps_the_first_time(store: KeyStore, make_key: Ma
     assert again.revoked_at == 2_000.0
 
 
-async def test_revoking_at_once_from_many_sides_agrees_on_one_time(store: KeyStore, make_key: MakeKey) -> None:
+async def test_revoking_at_once_from_many_sides_agrees_on_one_time(store: KeyStore) -> None:
     await store.add(make_key(1))
     answers = await asyncio.gather(*(store.revoke("key-1", at=2_000.0 + n) for n in range(20)))
     times = {record.revoked_at for record in answers if record is not None}
@@ -110,64 +100,133 @@ async def test_revoking_an_unknown_key_is_none(store: KeyStore) -> None:
     assert await store.revoke("nobody", at=1.0) is None
 
 
+async def test_a_key_is_found_by_its_id(store: KeyStore) -> None:
+    await store.add(make_key(1))
+    await store.add(make_key(2))
+    assert await store.get("key-2") == make_key(2)
+    assert await store.get("nobody") is None
+
+
+@pytest.mark.parametrize("text", ["nul \x00 inside", "half \ud800 of a pair"])
+async def test_a_text_that_cannot_be_stored_is_refused_as_such(database: Database, text: str) -> None:
+    """SQLite keeps a NUL; what is refused is refused as the caller's mistake, not as the database's."""
+    store = in_database(database).keys
+    try:
+        await store.add(make_key(1, name=text))
+    except InvalidRequest:
+        assert await store.get("key-1") is None
+    else:
+        assert await store.get("key-1") == make_key(1, name=text)
+
+
+async def test_a_key_brings_its_organisation_along(callers: Callers) -> None:
+    await callers.keys.add(make_key(1, tier="pro"))
+    await callers.keys.add(make_key(2, tier="free"))
+    made = make_organisation(id="ann@example.org", name="ann@example.org", tier="pro", created_at=1_001.25)
+    assert await callers.organisations.list() == [made]
+    assert await callers.organisations.members("ann@example.org") == []
+
+
+async def test_an_organisation_that_is_there_stays_as_it_is(callers: Callers) -> None:
+    await callers.organisations.add(make_organisation(1, tier="scale"))
+    await callers.keys.add(make_key(1, organisation="org-1"))
+    assert await callers.organisations.list() == [make_organisation(1, tier="scale")]
+
+
+async def test_a_key_that_is_refused_brings_no_organisation(callers: Callers) -> None:
+    await callers.keys.add(make_key(1))
+    with pytest.raises(Conflict):
+        await callers.keys.add(make_key(1, organisation="other"))
+    assert await callers.organisations.get("other") is None
+
+
+async def test_revoking_is_told_once(callers: Callers) -> None:
+    await callers.keys.add(make_key(1))
+    assert await callers.news(0) == []
+    await callers.keys.revoke("key-1", at=2_000.0)
+    await callers.keys.revoke("key-1", at=3_000.0)
+    await callers.keys.revoke("nobody", at=3_000.0)
+    assert await callers.news(0) == [f"key:{1:064x}"]
+
+
+@pytest.mark.parametrize(("ends", "then"), [(None, 5_000.0), (4_000.0, 4_000.0), (6_000.0, 5_000.0)])
+async def test_a_rotated_key_ends_by_then_at_the_latest(callers: Callers, ends: float | None, then: float) -> None:
+    await callers.keys.add(make_key(1, expires_at=ends))
+    replacement = make_key(2, organisation="org-2")
+    old = await callers.keys.rotate("key-1", replacement, expires_at=5_000.0)
+    assert old == make_key(1, expires_at=then) == await callers.keys.get("key-1")
+    assert await callers.keys.find(f"{2:064x}") == replacement
+    assert await callers.organisations.get("org-2") is not None
+    assert await callers.news(0) == [f"key:{1:064x}"]
+
+
+async def test_an_unknown_or_revoked_key_is_not_rotated(callers: Callers) -> None:
+    await callers.keys.add(make_key(1))
+    await callers.keys.revoke("key-1", at=2_000.0)
+    version = await callers.changes.version()
+    assert await callers.keys.rotate("key-1", make_key(2), expires_at=5_000.0) is None
+    assert await callers.keys.rotate("nobody", make_key(2), expires_at=5_000.0) is None
+    assert await callers.keys.list() == [make_key(1, revoked_at=2_000.0)]
+    assert await callers.news(version) == []
+
+
+async def test_a_rotation_to_a_key_that_is_there_changes_nothing(callers: Callers) -> None:
+    await callers.keys.add(make_key(1))
+    await callers.keys.add(make_key(2))
+    with pytest.raises(Conflict):
+        await callers.keys.rotate("key-1", make_key(3, digest=f"{2:064x}"), expires_at=5_000.0)
+    assert await callers.keys.list() == [make_key(1), make_key(2)]
+    assert await callers.news(0) == []
+
+
+async def test_a_key_rotated_from_many_sides_has_all_its_successors(store: KeyStore) -> None:
+    await store.add(make_key(1))
+    old = await asyncio.gather(*(store.rotate("key-1", make_key(n), expires_at=5_000.0 + n) for n in range(2, 12)))
+    assert all(record is not None for record in old)
+    assert len(await store.list()) == 11
+    assert await store.get("key-1") == make_key(1, expires_at=5_002.0)
+
+
+async def test_last_use_goes_forward_only(callers: Callers) -> None:
+    for n in (1, 2, 3):
+        await callers.keys.add(make_key(n))
+    await callers.keys.touch({"key-2": 50.5, "key-1": 60.0, "nobody": 70.0})
+    await callers.keys.touch({"key-2": 40.0, "key-1": 61.0})
+    await callers.keys.touch({})
+    assert [key.last_used_at for key in await callers.keys.list()] == [61.0, 50.5, None]
+    assert await callers.news(0) == []
+
+
+async def test_uses_noted_at_once_in_any_order_leave_the_latest(callers: Callers) -> None:
+    """Rows locked in different orders would have PostgreSQL end one of the transactions."""
+    names = [f"key-{n}" for n in range(1, 61)]
+    for n in range(1, 61):
+        await callers.keys.add(make_key(n, organisation="org"))
+    orders = [names if at % 2 else names[::-1] for at in range(10)]
+    tiers = [callers.organisations.update("org", tier=tier) for tier in ("pro", "scale", "free", "pro")]
+    touches = [callers.keys.touch(dict.fromkeys(order, float(at))) for at, order in enumerate(orders)]
+    await asyncio.gather(*touches, *tiers)
+    assert {key.last_used_at for key in await callers.keys.list()} == {9.0}
+
+
+async def test_more_uses_than_one_transaction_takes(database: Database) -> None:
+    store = in_database(database).keys
+    await store.add(make_key(1))
+    await store.touch({**{f"nobody-{n}": 7.0 for n in range(2_500)}, "key-1": 8.0})
+    found = await store.get("key-1")
+    assert found is not None
+    assert found.last_used_at == 8.0
+
+
 async def test_a_store_that_is_up_answers_a_ping(store: KeyStore) -> None:
     await store.ping()
 
 
-async def test_keys_outlive_the_connection(database_url: str, make_key: MakeKey) -> None:
-    first = open_database(database_url)
-    await SqlKeyStore(first).add(make_key(1))
-    await SqlKeyStore(first).revoke("key-1", at=9.0)
+async def test_keys_outlive_the_connection(sql_url: str) -> None:
+    first = open_database(sql_url)
+    await in_database(first).keys.add(make_key(1))
+    await in_database(first).keys.revoke("key-1", at=9.0)
     await first.close()
-    second = open_database(database_url)
-    assert await SqlKeyStore(second).list() == [make_key(1, revoked_at=9.0)]
+    second = open_database(sql_url)
+    assert await in_database(second).keys.list() == [make_key(1, revoked_at=9.0)]
     await second.close()
-
-
-async def _expect_unavailable(store: KeyStore, record: KeyRecord) -> None:
-    calls = [store.find("d"), store.add(record), store.list(), store.revoke("key-1", at=1.0), store.ping()]
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(outcome, Unavailable), outcome
-        assert "/" not in outcome.detail
-
-
-async def test_a_closed_database_is_unavailable(database_url: str, make_key: MakeKey) -> None:
-    database = open_database(database_url)
-    store = SqlKeyStore(database)
-    await store.ping()
-    await database.close()
-    await _expect_unavailable(store, make_key())
-
-
-@pytest.mark.parametrize("breakage", ["directory", "garbage", "no tables", "gone"])
-async def test_a_broken_database_is_unavailable(database_url: str, make_key: MakeKey, breakage: str) -> None:
-    path = sqlite_path(database_url)
-    path.unlink()
-    if breakage == "directory":
-        path.mkdir()
-    elif breakage == "garbage":
-        path.write_bytes(b"this is no database, but it is as long as a header of one would be" * 100)
-    elif breakage == "no tables":
-        sqlite3.connect(path).close()
-        path.touch()
-    database = open_database(database_url)
-    await _expect_unavailable(SqlKeyStore(database), make_key())
-    await database.close()
-
-
-async def test_a_database_that_another_one_holds_is_unavailable_for_writing_only(
-    database_url: str, make_key: MakeKey
-) -> None:
-    database = open_database(database_url, busy_timeout_s=0.05)
-    store = SqlKeyStore(database)
-    await store.add(make_key(1))
-    other = sqlite3.connect(sqlite_path(database_url), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Unavailable, match="locked"):
-        await store.add(make_key(2))
-    assert await store.find(f"{1:064x}") == make_key(1)
-    other.execute("ROLLBACK")
-    other.close()
-    await store.add(make_key(2))
-    assert len(await store.list()) == 2
-    await database.close()

@@ -78,8 +78,8 @@ def test_a_name_one_edit_away_is_pointed_out(tmp_path: Path, wrong: str, right: 
 
 
 def test_a_name_of_a_later_version_is_pointed_out(tmp_path: Path) -> None:
-    """REDIS_URL does nothing yet, and says so."""
-    assert "REDIS_URL is set, but" in load({"REDIS_URL": "redis://localhost"}, folder=tmp_path).remarks[0]
+    """QDRANT_URL does nothing yet, and says so."""
+    assert "QDRANT_URL is set, but" in load({"QDRANT_URL": "http://localhost"}, folder=tmp_path).remarks[0]
 
 
 def test_an_unrelated_name_is_left_alone(tmp_path: Path) -> None:
@@ -111,9 +111,48 @@ def test_secrets_do_not_show_themselves(tmp_path: Path) -> None:
     assert repr(Secret("a")) == "'[REDACTED]'"
 
 
-def test_paid_stores_of_later_versions_are_refused(tmp_path: Path) -> None:
-    """A database that would not be used is a problem, not a surprise."""
-    assert "SQLite" in problems({"DATABASE_URL": "postgres://localhost/x"}, tmp_path)[0]
+SHARED = {"DATABASE_URL": "postgres://u:p@localhost/x", "REDIS_URL": "redis://localhost"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"DATABASE_URL": "mysql://u:hidden@localhost/x"}, "DATABASE_URL: it begins with none of"),
+        ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: it begins with none of"),
+        ({"WORKERS": "2"}, "set DATABASE_URL to a PostgreSQL database and REDIS_URL"),
+        ({"WORKERS": "2", "DATABASE_URL": SHARED["DATABASE_URL"]}, "WORKERS"),
+        ({"DATABASE_MIN_CONNECTIONS": "9", "DATABASE_MAX_CONNECTIONS": "8"}, "DATABASE_MIN_CONNECTIONS"),
+        ({"USAGE_JOURNAL": "redis"}, "needs REDIS_URL"),
+        ({"ALLOWED_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "name the origins"),
+        ({"ALLOWED_ORIGINS": "example.org"}, "is no origin"),
+        ({"TRUSTED_PROXY_IPS": "10.0.0.0/33"}, "TRUSTED_PROXY_IPS"),
+        ({"TRUSTED_PROXY_IPS": "*"}, "choose its own address"),
+        ({"JWT_SECRET": "short"}, "JWT_SECRET has 5 characters"),
+        ({"APP_ENV": "production"}, "JWT_SECRET must be set"),
+        ({"TIERS_FILE": "/nowhere/tiers.toml"}, "TIERS_FILE: there is no file"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, environ: dict[str, str], sentence: str) -> None:
+    """By name, and without showing a password."""
+    found = problems(environ, tmp_path)
+    assert sentence in found[0]
+    assert "hidden" not in found[0]
+
+
+def test_shared_stores_allow_several_workers(tmp_path: Path) -> None:
+    """PostgreSQL and Redis."""
+    assert load({**SHARED, "WORKERS": "3"}, folder=tmp_path).settings.is_shared
+
+
+def test_an_option_of_a_command_wins(tmp_path: Path) -> None:
+    """And is held to the same rules, by the same name."""
+    given = {"WORKERS": "2"}
+    assert load({**SHARED, "WORKERS": "3"}, folder=tmp_path, given=given).settings.workers == 2
+    for refused, reason in (("2", "needs shared stores"), ("0", "is not a whole number")):
+        with pytest.raises(SettingsError) as problems:
+            load({}, folder=tmp_path, given={"WORKERS": refused})
+        assert problems.value.problems[0].startswith("WORKERS")
+        assert reason in problems.value.problems[0]
 
 
 def test_every_variable_is_documented() -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from phalanx import __version__
-from phalanx.cli import call, db, doctor, embed, keys, models, quantize, serve, setup
+from phalanx.cli import add_model, call, db, doctor, embed, keys, models, quantize, serve, setup, usage, users
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -20,9 +20,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(keys.app, name="keys")
+models.app.command("add", epilog=add_model.EXAMPLE)(add_model.add)
 models.app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
+app.add_typer(usage.app, name="usage")
+app.add_typer(users.app, name="users")
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("init")(setup.init)

@@ -29,8 +29,12 @@ def check() -> None:
 
 
 @app.command(epilog="Example: phalanx db downgrade 0001")
-def downgrade(revision: str = typer.Argument(help="The revision to go back to; `base` empties the database.")) -> None:
+def downgrade(
+    revision: str = typer.Argument(help="The revision to go back to; `base` empties the database."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+) -> None:
     """Take the schema back to an earlier revision."""
-    typer.confirm(f"Going back to {revision} may drop data. Go on?", abort=True)
+    if not yes:
+        typer.confirm(f"Going back to {revision} may drop data. Go on?", abort=True)
     downgrade_schema(read_settings().database, revision)
     typer.echo(f"The database is at {revision}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import typer
 from rich.console import Console
 
-from phalanx.app import open_store
+from phalanx.app import look_at_redis, open_store
 from phalanx.engines.backends import choose_device, describe_devices
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
@@ -58,7 +59,16 @@ def examine() -> Iterator[Finding]:
     yield Finding(True, "settings", "all values can be read")
     for remark in remarks:
         yield Finding(None, "settings", remark)
-    looks: list[Callable[[Settings], Iterator[Finding]]] = [_folders, _database, _model, _processor, _port]
+    looks: list[Callable[[Settings], Iterator[Finding]]] = [
+        _folders,
+        _database,
+        _redis,
+        _workers,
+        _secret,
+        _model,
+        _processor,
+        _port,
+    ]
     for look in looks:
         yield from look(settings)
 
@@ -78,13 +88,52 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
         current = check_schema(settings.database)
-    except PhalanxError as error:
-        yield Finding(False, "database", error.detail, "look at DATABASE_URL")
+    except (PhalanxError, SettingsError) as error:
+        yield Finding(False, "database", str(error), "look at DATABASE_URL")
         return
     if current:
         yield Finding(True, "database", "has this version's schema")
     else:
         yield Finding(None, "database", "has no schema of this version yet", "phalanx db migrate (a start does it too)")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    named = {"REDIS_URL": settings.redis_url, "REDIS_CACHE_URL": settings.redis_cache_url}
+    for name, url in named.items():
+        if url is None:
+            continue
+        try:
+            warning = asyncio.run(look_at_redis(url, name))
+        except PhalanxError as error:
+            yield Finding(False, "redis", f"{name}: {error.detail}", "is it running, and may this machine reach it?")
+            continue
+        if warning and name == "REDIS_URL":
+            yield Finding(
+                False, "redis", warning, "CONFIG SET maxmemory-policy noeviction, and in its configuration file"
+            )
+        else:
+            yield Finding(True, "redis", f"{name} answers")
+    if settings.redis_url is not None and settings.redis_cache_url is None:
+        shared = "cached vectors share REDIS_URL's memory with the counters"
+        yield Finding(None, "redis", shared, "set REDIS_CACHE_URL to a server or database number of its own")
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    if settings.is_shared:
+        yield Finding(True, "workers", f"{settings.workers} here; any number beside them on the same stores")
+        return
+    embedded = "DATABASE_URL is SQLite" if settings.database.startswith("sqlite") else "REDIS_URL is not set"
+    yield Finding(None, "workers", f"one worker only, since {embedded}", "more need PostgreSQL and Redis")
+
+
+def _secret(settings: Settings) -> Iterator[Finding]:
+    if settings.jwt_secret is None:
+        said = "JWT_SECRET is not set: access tokens are signed with a secret made in DATA_DIR"
+        remedy = "set it, or workers with another DATA_DIR refuse each other's tokens" if settings.is_shared else ""
+        yield Finding(None if settings.is_shared else True, "tokens", said, remedy)
+    if not settings.is_loopback and not settings.trusted_proxy_ips:
+        said = "TRUSTED_PROXY_IPS is empty: callers are known by the address that connects"
+        yield Finding(None, "proxies", said, "behind a proxy name it, or all strangers share one limit")
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

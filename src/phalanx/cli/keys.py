@@ -1,4 +1,4 @@
-"""`phalanx keys`: create, list and revoke API keys."""
+"""`phalanx keys`: create, list, rotate and revoke API keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from phalanx.contract.keys import (
     ListKeysRequest,
     ListKeysResponse,
     RevokeKeyRequest,
+    RotateKeyRequest,
 )
 
 SCOPES_HELP = f"May be given several times: {', '.join(ALL_SCOPES)}."
+MAX_GRACE_S = 30 * 86_400
 DEFAULT_SCOPE_LIST: list[str] = list(DEFAULT_SCOPES)
 
-app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
 
 
 class TierName(enum.StrEnum):
@@ -39,24 +41,26 @@ class TierName(enum.StrEnum):
 @app.command(epilog="Example: phalanx keys create ann@example.org --tier pro --name laptop --scope text")
 def create(
     email: str = typer.Argument(help="Whose key it is."),
-    tier: TierName = typer.Option(TierName.FREE, help="What the key may use."),
+    tier: TierName | None = typer.Option(None, help="What the key may use; as its organisation's keys unless given."),
     name: str = typer.Option("default", help="A name to know the key by."),
     scope: list[str] = typer.Option(DEFAULT_SCOPE_LIST, help=SCOPES_HELP),
     days: int | None = typer.Option(None, min=1, max=3650, help="Days until the key expires; never unless given."),
+    organisation: str | None = typer.Option(
+        None, help="Whose calls it makes, by id; the one named as EMAIL unless given."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
 ) -> None:
     """Create a key and print it, this once."""
-    fields = {"email": email, "tier": tier.value, "name": name, "scopes": scope, "expires_in_days": days}
+    fields = {
+        "email": email, "tier": tier and tier.value, "name": name, "scopes": scope, "expires_in_days": days,
+        "organisation": organisation,
+    }  # fmt: skip
     try:
         request = msgspec.convert(fields, CreateKeyRequest)
     except msgspec.ValidationError as error:
         raise typer.BadParameter(str(error)) from None
     answer: CreateKeyResponse = with_app(lambda app: call_here(app, app.operations["keys.create"], request))
-    if as_json:
-        typer.echo(msgspec.json.encode(answer).decode())
-        return
-    typer.secho(answer.key, bold=True)
-    typer.echo("Keep it: it is not stored and cannot be shown again.", err=True)
+    _show(answer, as_json=as_json)
 
 
 @app.command("list", epilog="Example: phalanx keys list --organisation ann@example.org")
@@ -84,6 +88,25 @@ def revoke(key_id: str = typer.Argument(help="The key's id, as `phalanx keys lis
     request = RevokeKeyRequest(id=key_id)
     view: KeyView = with_app(lambda app: call_here(app, app.operations["keys.revoke"], request))
     typer.echo(f"The key {view.hint}… ({view.name}) of {view.email} is revoked.")
+
+
+@app.command(epilog="Example: phalanx keys rotate 019a6f0e-5c1b-7000-8000-3f6b1f4e9a11 --grace-seconds 3600")
+def rotate(
+    key_id: str = typer.Argument(help="The key's id, as `phalanx keys list` shows it."),
+    grace_seconds: int = typer.Option(0, min=0, max=MAX_GRACE_S, help="Seconds for which the old key goes on."),
+    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+) -> None:
+    """Replace a key by one that can do the same, and print it, this once."""
+    request = RotateKeyRequest(id=key_id, grace_seconds=grace_seconds)
+    _show(with_app(lambda app: call_here(app, app.operations["keys.rotate"], request)), as_json=as_json)
+
+
+def _show(answer: CreateKeyResponse, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(answer).decode())
+        return
+    typer.secho(answer.key, bold=True)
+    typer.echo("Keep it: it is not stored and cannot be shown again.", err=True)
 
 
 def _state(key: KeyView) -> str:

@@ -1,28 +1,42 @@
-"""`phalanx serve`: the worker."""
+"""`phalanx serve`: one worker, or a supervisor of several."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import io
 import os
+import select
+import socket
 import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
+import structlog
 import typer
 import uvloop
 
 import phalanx
 from phalanx.app import App, build, http_edge
+from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.edges.http.connections import ConnectionLimits
 from phalanx.edges.http.listeners import CannotListen
 from phalanx.edges.http.loop_lag import LoopLagProbe
 from phalanx.edges.http.metrics_server import metrics_server
-from phalanx.edges.http.server import HttpServer, TlsFiles
-from phalanx.settings import Settings, log_format
+from phalanx.edges.http.server import HttpServer
+from phalanx.engines.threads import share_of_cpus
+from phalanx.errors import PhalanxError
+from phalanx.settings import Settings, SettingsError, load, log_format
+from phalanx.supervisor.lifeline import Lifeline, open_lifeline
+from phalanx.supervisor.sums import snapshot
 from phalanx.telemetry import LEVELS, RequestLog, configure_logs
 
-LOG_BUFFER_BYTES = 65536
+LOG_BUFFER_BYTES = select.PIPE_BUF
+"""Of request lines. What is written at once into a pipe is not torn apart by another worker up to this size."""
+
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from another: the engine thread's few lines must not stop the event loop
 for Python's 5 ms, nor the loop's the engine."""
@@ -31,59 +45,141 @@ GC_THRESHOLD = (2_000, 5, 5)
 """Objects, and rounds, between collections. The last is small, since with the start's objects frozen a full collection is
 cheap, and a closed connection is 8 KiB that only a collection frees: 2,000 of them at a time added up."""
 
+STARTING_S = 0.1
+RUNNING_S = 2.0
+"""Seconds between two looks at whether the worker is ready, before and after it was for the first time."""
 
-def serve() -> None:
+TellReady = Callable[[bool], None]
+
+
+class Seat(NamedTuple):
+    """What a supervisor gives a worker: a number, how many there are, the line to it, and listening sockets."""
+
+    worker: int
+    workers: str
+    lifeline: int
+    listeners: Sequence[int]
+
+
+def serve(
+    workers: str = typer.Option("", "--workers", metavar="N", help="Worker processes, in place of WORKERS."),
+    worker: int = typer.Option(0, hidden=True),
+    lifeline: int = typer.Option(-1, hidden=True),
+    listener: list[int] = typer.Option([], hidden=True),
+) -> None:
     """Serve over HTTP until SIGTERM or Ctrl-C; a second signal ends the draining at once.
+
+    Several workers share the port and the metrics listener; SIGHUP then replaces them one after the other.
 
     \b
     Examples:
       phalanx serve
       PORT=9000 APP_HOST=0.0.0.0 phalanx serve
       MODEL_PATH=./my-model phalanx serve
+      DATABASE_URL=postgresql://… REDIS_URL=redis://… phalanx serve --workers 4
     """
-    settings = read_settings()
-    configure_logs(level=settings.log_level, style=log_format(settings))
     try:
-        uvloop.run(_serve(settings))
+        if lifeline >= 0:
+            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener)))
+            return
+        settings = read_settings({"WORKERS": workers} if workers else None)
+        configure_logs(level=settings.log_level, style=log_format(settings))
+        if settings.workers > 1:
+            sys.exit(supervise(settings))
+        uvloop.run(_serve_alone(settings))
     except CannotListen as error:
         typer.secho(str(error), fg="red", err=True)
         sys.exit(1)
 
 
-async def _serve(settings: Settings) -> None:
-    async with build(settings) as app:
-        lag = LoopLagProbe(app.metrics.histogram("phalanx_event_loop_lag_seconds").observe)
-        edge = _edge_server(app, lag)
+async def _serve_alone(settings: Settings) -> None:
+    async with _worker(settings) as (app, edge):
         edge.bind()
         watched = settings.metrics_enabled
         host, port = settings.prometheus_bind
         metrics = metrics_server(app.metrics.registry, host=host, port=port, log=app.log)
         if watched:
             await metrics.start()
-        lag.start()
         app.log.info(
             "listening", version=phalanx.__version__, pid=os.getpid(), host=settings.app_host, port=edge.port,
             metrics_host=host if watched else None, metrics_port=metrics.port if watched else None,
         )  # fmt: skip
-        watching = asyncio.create_task(_load_and_watch(app))
         try:
             await edge.serve_forever()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            lag.stop()
             if watched:
                 await metrics.drain()
+
+
+async def _serve_in(seat: Seat) -> None:
+    """Serve as one of several workers, and tell the supervisor if that cannot be."""
+    async with open_lifeline(seat.lifeline, log=structlog.get_logger("phalanx")) as lifeline:
+        try:
+            # The supervisor has said what is odd about the environment.
+            settings = load(given={"WORKERS": seat.workers}).settings
+            fields = {"worker": f"{seat.worker}/{settings.workers}"}
+            configure_logs(level=settings.log_level, style=log_format(settings), fields=fields)
+            await _serve_shared(settings, seat, lifeline, fields)
+        except SettingsError as error:
+            lifeline.fail(" ".join(error.problems))
+            raise
+        except (PhalanxError, CannotListen) as error:
+            lifeline.fail(error.detail if isinstance(error, PhalanxError) else str(error))
+            raise
+
+
+async def _serve_shared(settings: Settings, seat: Seat, lifeline: Lifeline, fields: Mapping[str, str]) -> None:
+    sockets = [socket.socket(fileno=fd) for fd in seat.listeners]
+    tell = functools.partial(_tell, lifeline)
+    async with _worker(settings, sockets=sockets, fields=fields, tell_ready=tell) as (app, edge):
+        if settings.metrics_enabled:
+            lifeline.report(functools.partial(snapshot, app.metrics.registry))
+        if not await lifeline.until_accepting():
+            return
+        await edge.start()
+        lifeline.update(accepting=True)
+        app.log.info("accepting", version=phalanx.__version__, pid=os.getpid(), port=edge.port)
+        how = await lifeline.until_draining()
+        lifeline.update(ready=False, accepting=not how.at_once)
+        lifeline.on_hurry(edge.hurry)
+        await edge.drain(at_once=how.at_once)
+
+
+def _tell(lifeline: Lifeline, ready: bool) -> None:
+    lifeline.update(ready=ready)
+
+
+@asynccontextmanager
+async def _worker(
+    settings: Settings,
+    *,
+    sockets: Sequence[socket.socket] = (),
+    fields: Mapping[str, str] | None = None,
+    tell_ready: TellReady = lambda ready: None,
+) -> AsyncIterator[tuple[App, HttpServer]]:
+    """Open a worker whose models load while its edge may already answer probes."""
+    async with build(settings, is_serving=True) as app:
+        lag = LoopLagProbe(app.metrics.histogram("phalanx_event_loop_lag_seconds").observe)
+        edge = _edge_server(app, lag, sockets, fields or {})
+        lag.start()
+        tasks = [asyncio.create_task(work) for work in (_load_and_watch(app), _watch_readiness(app, tell_ready))]
+        try:
+            yield app, edge
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            lag.stop()
     app.log.info("stopped")
 
 
-def _edge_server(app: App, lag: LoopLagProbe) -> HttpServer:
+def _edge_server(
+    app: App, lag: LoopLagProbe, sockets: Sequence[socket.socket], fields: Mapping[str, str]
+) -> HttpServer:
     settings = app.settings
-    tls = None
-    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        tls = TlsFiles(settings.tls_cert_file, settings.tls_key_file)
+    edge = http_edge(app, requests=_request_log(app, fields), is_loop_turning=lag.is_turning)
     return HttpServer(
-        http_edge(app, requests=_request_log(app), is_loop_turning=lag.is_turning), host=settings.app_host, port=settings.port, log=app.log, tls=tls,
+        edge, host=settings.app_host, port=settings.port, log=app.log, tls=tls_files(settings), sockets=sockets,
         limits=ConnectionLimits(
             read_timeout_s=settings.server_read_timeout_secs, write_timeout_s=settings.server_write_timeout_secs,
             idle_timeout_s=settings.server_idle_timeout_secs,
@@ -91,27 +187,39 @@ def _edge_server(app: App, lag: LoopLagProbe) -> HttpServer:
         drain_delay_s=settings.drain_delay_secs, drain_timeout_s=settings.drain_timeout_secs,
         on_draining=app.health.begin_draining,
         on_refused=lambda code: app.metrics.counter("phalanx_refusals", code).inc(),
-        request_id_header=settings.request_id_header,
+        request_id_header=settings.request_id_header, cors=edge.cors,
     )  # fmt: skip
 
 
-def _request_log(app: App) -> RequestLog:
+def _request_log(app: App, fields: Mapping[str, str]) -> RequestLog:
     direct = log_format(app.settings) == "json" and LEVELS[app.settings.log_level] <= LEVELS["info"]
     # Python's own stderr is written out at every line's end.
     stream = (
         io.BufferedWriter(io.FileIO(sys.stderr.fileno(), "wb", closefd=False), LOG_BUFFER_BYTES) if direct else None
     )
-    log = RequestLog(app.log, stream=stream)
+    log = RequestLog(app.log, stream=stream, fields=fields)
     app.closing.callback(log.flush)
     return log
 
 
 async def _load_and_watch(app: App) -> None:
     """Load the models while probes are answered already, then let the canary sing."""
-    await app.load_models()
+    await app.load_models(threads=share_of_cpus(app.settings.workers))
     # What is there now stays. Out of the collector's sight it costs no pause: a full collection took tens of ms, then none.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_S)
     await app.health.watch()
+
+
+async def _watch_readiness(app: App, tell: TellReady) -> None:
+    """Keep the metric, and who else wants to know, up to whether the worker can serve."""
+    gauge = app.metrics.gauge("phalanx_ready")
+    was_ready = False
+    while True:
+        ready = not await app.health.readiness()
+        was_ready = was_ready or ready
+        gauge.set(ready)
+        tell(ready)
+        await asyncio.sleep(RUNNING_S if was_ready else STARTING_S)

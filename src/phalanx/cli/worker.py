@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import typer
@@ -19,9 +19,12 @@ from phalanx.telemetry import configure_logs
 T = TypeVar("T")
 
 
-def read_settings() -> Settings:
-    """Return the settings; say on stderr what is odd about the environment. Raises `SettingsError`."""
-    loaded = load()
+def read_settings(given: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings; say on stderr what is odd about the environment. Raises `SettingsError`.
+
+    `given` are variables that an option of the command sets.
+    """
+    loaded = load(given=given)
     for remark in loaded.remarks:
         typer.secho(remark, fg="yellow", err=True)
     return loaded.settings

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from phalanx.contract.confidential import Confidential
+
 Tier = Literal["free", "pro", "scale"]
 Scope = Literal["text", "faces", "images", "vectors", "equations", "chat", "jobs", "usage", "keys", "admin"]
 
@@ -13,6 +15,12 @@ ALL_SCOPES: tuple[Scope, ...] = (
     "text", "faces", "images", "vectors", "equations", "chat", "jobs", "usage", "keys", "admin",
 )  # fmt: skip
 DEFAULT_SCOPES: tuple[Scope, ...] = ("text", "faces", "images", "vectors", "equations", "chat", "jobs", "usage")
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=PRINTABLE)]
+Id = Annotated[str, Meta(min_length=1, max_length=254, pattern=PRINTABLE)]
+"""A UUID of ours, or, of an organisation, the email that it is named by."""
 
 
 class KeyRecord(Struct, frozen=True, kw_only=True):
@@ -29,16 +37,23 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    last_used_at: float | None = None
 
 
 class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a new key."""
+    """Ask for a new key.
 
-    email: Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
-    name: Annotated[str, Meta(min_length=1, max_length=100)] = "default"
-    tier: Tier = "free"
+    `organisation` is for an administrator of the installation; without it the key belongs to the one named as `email`,
+    which is made if need be. Anybody else's new key belongs to their own organisation. Without `tier` it has the
+    organisation's, or the caller's own.
+    """
+
+    email: Email
+    name: Name = "default"
+    tier: Tier | None = None
     scopes: tuple[Scope, ...] = DEFAULT_SCOPES
     expires_in_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+    organisation: Id | None = None
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
@@ -54,9 +69,10 @@ class KeyView(Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    last_used_at: float | None = None
 
 
-class CreateKeyResponse(Struct, frozen=True, kw_only=True):
+class CreateKeyResponse(Confidential, frozen=True, kw_only=True):
     """The new key; `key` is its text, shown this once."""
 
     key: str
@@ -66,7 +82,7 @@ class CreateKeyResponse(Struct, frozen=True, kw_only=True):
 class ListKeysRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ask for the keys of the caller's organisation, or of all for an administrator."""
 
-    organisation: str | None = None
+    organisation: Id | None = None
 
 
 class ListKeysResponse(Struct, frozen=True, kw_only=True):
@@ -78,4 +94,11 @@ class ListKeysResponse(Struct, frozen=True, kw_only=True):
 class RevokeKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Name the key to revoke."""
 
-    id: str
+    id: Id
+
+
+class RotateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Name the key to replace. The old text goes on being accepted for `grace_seconds`."""
+
+    id: Id
+    grace_seconds: Annotated[int, Meta(ge=0, le=30 * 86400)] = 0

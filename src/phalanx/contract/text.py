@@ -43,8 +43,8 @@ class EmbedItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     tokens: int
     used_tokens: int
-    truncated: bool = False
-    cached: bool = False
+    truncated: bool
+    cached: bool
     error: ItemError | None = None
 
 

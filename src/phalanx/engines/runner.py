@@ -20,7 +20,8 @@ from phalanx.engines.batcher import Batcher
 from phalanx.engines.meter import BatchFacts, Meter, RunnerStats
 from phalanx.engines.waiting import Computed, Job, Request, Wait, settle, settle_from_afar
 from phalanx.errors import DeadlineExceeded, Internal, Overloaded, PhalanxError, Unavailable
-from phalanx.ports import Engine, Finished, P, R, Submission
+from phalanx.ports import Engine, Finished, Submission
+from phalanx.ports.engines import P, R
 from phalanx.telemetry import Log
 
 __all__ = ["BatchFacts", "Runner", "RunnerStats"]

@@ -21,12 +21,18 @@ def usable_cpus(*, cgroup_root: Path = CGROUP_ROOT, membership: Path = MEMBERSHI
     Reads the quotas of every level of the process's cgroup, version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).
     `affinity` is the number of cores of the process's mask, asked of the system when it is None.
     """
-    cores = affinity if affinity is not None else _cores()
+    cores = affinity if affinity is not None else visible_cores()
     quotas = [quota for folder in _folders(cgroup_root, membership) if (quota := _quota(folder)) is not None]
     return max(1, min(cores, *(math.ceil(quota) for quota in quotas))) if quotas else max(1, cores)
 
 
-def _cores() -> int:
+def share_of_cpus(processes: int) -> int:
+    """Return how many threads each of several processes may run, so that all can run at once; at least 1."""
+    return max(1, usable_cpus() // processes)
+
+
+def visible_cores() -> int:
+    """Return the number of cores of the process's affinity mask, whatever its quota."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple
 from phalanx.engines.batcher import Entry
 from phalanx.engines.meter import BatchFacts
 from phalanx.errors import PhalanxError
-from phalanx.ports import Finished, P, R
+from phalanx.ports import Finished
+from phalanx.ports.engines import P, R
 
 Wait = asyncio.Future[None]
 Failure = Callable[[], PhalanxError] | None

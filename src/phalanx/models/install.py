@@ -68,6 +68,8 @@ def manifest_of(entry: Entry, sources: list[str]) -> Manifest:
         dimensions=entry.dimensions,
         conversion=entry.conversion,
         text=entry.text,
+        detection=entry.detection,
+        face=entry.face,
     )
 
 

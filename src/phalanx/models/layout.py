@@ -20,7 +20,15 @@ import filelock
 import msgspec
 
 from phalanx.errors import Unavailable
-from phalanx.models.catalogue import Licence, ModelName, Task, TextSettings, version_name
+from phalanx.models.catalogue import (
+    DetectionSettings,
+    FaceSettings,
+    Licence,
+    ModelName,
+    Task,
+    TextSettings,
+    version_name,
+)
 from phalanx.models.pins import FileName, Pin, sync_folder
 from phalanx.models.progress import Progress
 
@@ -50,6 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     dimensions: int | None = None
     conversion: str | None = None
     text: TextSettings | None = None
+    detection: DetectionSettings | None = None
+    face: FaceSettings | None = None
     variant_of: VersionName | None = None
 
     def __post_init__(self) -> None:

@@ -61,15 +61,30 @@ class ModelStore:
         on a full disk.
         """
         entry, progress = self.catalogue.get(name), progress or Silent()
-        here = f"{entry.name}: version {entry.pinned_version} is here and verified"
         if not force and self._has_active(entry.name) and (manifest := self._intact(entry, Silent())):
-            progress.note(here)
+            progress.note(f"{entry.name}: version {entry.pinned_version} is here and verified")
             return self._version(manifest)
+        return self._bring(entry, [source] if source else entry.sources, force, progress)
+
+    def add(self, entry: Entry, *, progress: Progress | None = None) -> Version:
+        """Make a model of the user's own present, and active if there is none active of its name.
+
+        Another file under the same name is another version. Raises `Conflict` when the name is the catalogue's, or
+        that of a model for another task, `UpstreamFailed` when its file cannot be read.
+        """
+        if known := self.catalogue.find(entry.name):
+            raise Conflict(f"{entry.name!r} means {known.name} of the catalogue; give yours another name")
+        for version in self.versions(entry.name) if entry.name in self._layout.names() else []:
+            if version.task != entry.task:
+                raise Conflict(f"{entry.name!r} is a model for {version.task} here; give yours another name")
+        return self._bring(entry, entry.sources, False, progress or Silent())
+
+    def _bring(self, entry: Entry, sources: list[Source], force: bool, progress: Progress) -> Version:
         with self._layout.locked(entry.name, progress):
             manifest = None if force else self._intact(entry, progress)
             if manifest:
-                progress.note(here)
-            manifest = manifest or self._install(entry, [source] if source else entry.sources, force, progress)
+                progress.note(f"{entry.name}: version {entry.pinned_version} is here and verified")
+            manifest = manifest or self._install(entry, sources, force, progress)
             if not self._has_active(entry.name):
                 self._point(entry.name, [Weighted(manifest.version)], previous=[])
         return self._version(manifest)

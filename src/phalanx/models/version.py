@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phalanx.errors import Unavailable
-from phalanx.models.catalogue import Entry, Licence, Task, TextSettings
+from phalanx.models.catalogue import DetectionSettings, Entry, FaceSettings, Licence, Task, TextSettings
 from phalanx.models.layout import Manifest, Pointer
 from phalanx.models.pins import Pin
 
@@ -31,6 +31,8 @@ class Version:
     text: TextSettings | None
     files: Mapping[str, Pin]
     variant_of: str | None
+    detection: DetectionSettings | None = None
+    face: FaceSettings | None = None
 
     def path(self, file: str) -> Path:
         """Return where a file of the version is. Raises `Unavailable` when the version has no such file."""
@@ -53,6 +55,8 @@ def version_of(manifest: Manifest, folder: Path) -> Version:
         text=manifest.text,
         files=manifest.pins,
         variant_of=manifest.variant_of,
+        detection=manifest.detection,
+        face=manifest.face,
     )
 
 

@@ -1,26 +1,53 @@
 """The gate: the one place where a call is let in, and where it is billed when it leaves.
 
-Order: authenticate, scope, rate (`admit`); then, once the edge has read the body, quota and a permit (`reserve`);
-at the end `settle`, on failure and cancellation too. Only `operations.call` uses the gate.
+Order: authenticate, scope, then rate, permit and quota of the caller in one step (`admit`); once the edge has read the
+body, a permit of this worker and the ticket (`reserve`); at the end `settle`, on failure and cancellation too. A call
+that was admitted but got no ticket is given back by `release`. Only `operations.call` uses the gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
-from phalanx.contract.keys import ALL_SCOPES, Scope
+from phalanx.contract.keys import ALL_SCOPES, KeyRecord, Scope
 from phalanx.contract.usage import UsageEvent
-from phalanx.errors import Forbidden, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
-from phalanx.ports import Clock, QuotaStore, RateLimiter, UsageLog
+from phalanx.contract.users import Standing
+from phalanx.errors import (
+    ConcurrencyExceeded,
+    Forbidden,
+    Overloaded,
+    PhalanxError,
+    QuotaExceeded,
+    RateLimited,
+    SessionEnded,
+    Unauthenticated,
+)
+from phalanx.ports import NO_LIMIT, Clock, Grant, Limiter, UsageLog
+from phalanx.services.addresses import limited_by
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import is_well_formed, key_digest
 from phalanx.services.periods import month_end, month_of
+from phalanx.services.quotas import SoftQuotas
 from phalanx.services.ticket import Call, Caller, Credential, Meter, Ticket
 from phalanx.services.tiers import TierPolicy
+from phalanx.services.tokens import TokenVerifier
+from phalanx.services.usage import is_billed
+from phalanx.services.users import scopes_of
+
+Admits = Scope | Literal["open"] | None
+"""Whom a row lets in: who has a scope; with None anybody with a credential; with `open` anybody."""
+
+R = TypeVar("R")
 
 EVERY_SCOPE = frozenset(ALL_SCOPES)
 OPERATOR = Caller("operator", "operator", "operator", "operator", EVERY_SCOPE)
+# With AUTH=off, which settings accept on a loopback address only, whoever reaches the port is trusted like its owner,
+# but is billed, so that usage can be looked at.
+OPERATOR_ON_LOOPBACK = Caller("local", "local", "local", "scale", EVERY_SCOPE)
 NO_DEADLINE = float("inf")
+MAX_CALLERS = 100_000
+WHAT_TO_SEND = "send an API key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
 
 
 class Permits:
@@ -45,6 +72,25 @@ class Permits:
         self.taken -= 1
 
 
+class OpenCalls:
+    """When each call began that is still open: what the ledger is not complete without."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, float] = {}
+
+    def open(self, call_id: str, at: float) -> None:
+        """Note a call that begins at `at` (epoch seconds)."""
+        self._opened[call_id] = at
+
+    def close(self, call_id: str) -> None:
+        """Forget a call, whose event is recorded."""
+        del self._opened[call_id]
+
+    def oldest(self) -> float | None:
+        """Return when the oldest open call began; None when there is none. A dictionary keeps the order of insertion."""
+        return next(iter(self._opened.values()), None)
+
+
 class Gate:
     """Decides who may call what, how often and how much; see the module."""
 
@@ -52,8 +98,9 @@ class Gate:
         self,
         *,
         keyring: Keyring,
-        limiter: RateLimiter,
-        quotas: QuotaStore,
+        tokens: TokenVerifier,
+        limiter: Limiter,
+        soft_quotas: SoftQuotas,
         usage: UsageLog,
         tiers: Mapping[str, TierPolicy],
         clock: Clock,
@@ -64,18 +111,23 @@ class Gate:
         request_timeout_s: float = 5.0,
         max_concurrent: int = 100,
         max_streams: int = 256,
+        open_calls: OpenCalls | None = None,
     ) -> None:
         self._keyring = keyring
+        self._tokens = tokens
         self._limiter = limiter
-        self._quotas = quotas
+        self._soft_quotas = soft_quotas
         self._usage = usage
-        self._tiers = tiers
+        self._allowances = {name: (policy.unmetered, policy.metered) for name, policy in tiers.items()}
+        self._soft_limits = {name: policy.soft_limit for name, policy in tiers.items()}
         self._clock = clock
         self._new_id = new_id
         self._key_prefix = key_prefix
         self._anonymous = frozenset(anonymous_scopes)
         self._open_to_all = open_to_all
         self._timeout_s = request_timeout_s
+        self._callers: dict[str, tuple[object, Caller]] = {}
+        self._open_calls = open_calls or OpenCalls()
         self.calls = Permits(max_concurrent)
         self.streams = Permits(max_streams)
 
@@ -83,101 +135,141 @@ class Gate:
         """Raise `Overloaded` while there is no permit for a computed call: said before anything is spent on it."""
         self.calls.require()
 
-    async def admit(self, call: Call, scope: Scope | None) -> Caller:
-        """Find out who calls, whether they may, and take one request of their rate. No body has been read yet.
+    async def admit(self, call: Call, admits: Admits, *, metered: bool = True) -> None:
+        """Find out who calls, whether they may, and take what the call needs of their limits. No body has been read yet.
 
-        `scope` None means any caller with a credential. Raises `Unauthenticated`, `Forbidden` or `RateLimited`.
+        Raises `Unauthenticated`, `SessionEnded`, `Forbidden`, `RateLimited`, `ConcurrencyExceeded`, `QuotaExceeded`.
         """
-        caller = await self._authenticate(call.credential)
-        call.caller = caller
-        if scope is not None and scope not in caller.scopes:
-            if not caller.key_id:
-                raise Unauthenticated("send an API key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
-            raise Forbidden(f"this key lacks the scope {scope!r}; it has {', '.join(sorted(caller.scopes)) or 'none'}")
-        policy = self._tiers[caller.tier].rate
-        if policy is not None:
-            call.policy = policy
-            call.rate = await self._limiter.take(caller.subject, policy)
-            if not call.rate.allowed:
-                raise RateLimited(
-                    f"{policy.per_minute} requests a minute are allowed, with a burst of {policy.burst}",
-                    retry_after_s=call.rate.retry_after_s,
-                )
-        return caller
+        caller = call.caller = await self._authenticate(call.credential, is_open=admits == "open")
+        if admits is not None and admits != "open" and admits not in caller.scopes:
+            if caller.tier == "anonymous":
+                raise Unauthenticated(WHAT_TO_SEND)
+            has = ", ".join(sorted(caller.scopes)) or "none"
+            raise Forbidden(f"this credential lacks the scope {admits!r}; it has {has}")
+        call.id = self._new_id()
+        allowance = self._allowances[caller.tier][metered]
+        if allowance != NO_LIMIT:
+            period = month_of(self._clock.now())
+            call.grant = await self._limiter.take(caller.subject, allowance, period=period, lease=call.id)
+            if call.grant.refused:
+                raise self._refusal(call.grant)
+        soft = self._soft_limits[caller.tier]
+        if soft is not None and metered:
+            used = self._soft_quotas.count(caller.organisation)
+            if used > soft:
+                call.warning = f"{used} requests were made this month, {soft} are in the plan"
 
-    async def reserve(self, caller: Caller, *, operation: str, unit: str, computed: bool, streaming: bool) -> Ticket:
-        """Take a permit and one request of the month's quota. Raises `Overloaded` or `QuotaExceeded`."""
+    async def release(self, call: Call) -> None:
+        """Give back what an admitted call took, when it got no ticket."""
+        if call.grant is not None and not call.grant.refused:
+            await self._limiter.settle(call.grant, billed=False)
+
+    def reserve(
+        self, call: Call, *, operation: str, unit: str, computed: bool, streaming: bool, metered: bool = True
+    ) -> Ticket:
+        """Take a permit of this worker and make the ticket. Raises `Overloaded`."""
+        assert call.caller is not None
         permits = self._permits(computed, streaming)
         if permits is not None:
             permits.take()
-        try:
-            now = self._clock.now()
-            period = month_of(now)
-            await self._reserve_quota(caller, period)
-        except BaseException:
-            if permits is not None:
-                permits.give()
-            raise
-        started = self._clock.monotonic()
+        now, started = self._clock.now(), self._clock.monotonic()
+        self._open_calls.open(call.id, now)
         deadline = started + self._timeout_s if computed and not streaming else NO_DEADLINE
-        return Ticket(self._new_id(), caller, operation, unit, deadline, now, started, period, streaming, Meter())
+        return Ticket(
+            call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
+            call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(),
+        )  # fmt: skip
 
     async def settle(self, ticket: Ticket, *, status: str, computed: bool) -> None:
-        """Close a ticket: record its event, give back the permit, and the quota of a call that is not billed."""
+        """Close a ticket: record its event, give back its permits, and the quota of a call that is not billed."""
         permits = self._permits(computed, ticket.streaming)
         if permits is not None:
             permits.give()
         caller, meter = ticket.caller, ticket.meter
-        if status != "ok" and self._tiers[caller.tier].hard:
-            await self._quotas.settle(caller.subject, ticket.period, reserved=1, actual=0)
-        if caller.is_operator:
-            return
-        event = UsageEvent(
-            id=ticket.id, at=ticket.opened_at, organisation=caller.organisation, key_id=caller.key_id,
-            operation=ticket.operation, unit=ticket.unit, units=meter.units, tokens=meter.tokens, cached=meter.cached,
-            model=meter.model, status=status, latency_ms=(self._clock.monotonic() - ticket.started) * 1e3,
-        )  # fmt: skip
-        await self._usage.record((event,))
+        billed = is_billed(status, units=meter.units, metered=ticket.metered)
+        try:
+            if not caller.is_operator:
+                event = UsageEvent(
+                    id=ticket.id, at=ticket.opened_at, organisation=caller.organisation, key_id=caller.key_id,
+                    operation=ticket.operation, unit=ticket.unit, units=meter.units, tokens=meter.tokens,
+                    cached=meter.cached, model=meter.model, status=status, user_id=caller.user_id,
+                    latency_ms=(self._clock.monotonic() - ticket.started) * 1e3, request_id=ticket.request_id,
+                    billed=billed, simulated=meter.simulated,
+                )  # fmt: skip
+                await self._usage.record((event,))
+        except PhalanxError:
+            # What could not be recorded is not answered, and not counted.
+            billed = False
+            raise
+        finally:
+            self._open_calls.close(ticket.id)
+            if ticket.grant is not None:
+                await self._limiter.settle(ticket.grant, billed=billed)
 
-    async def _authenticate(self, credential: Credential) -> Caller:
+    async def _authenticate(self, credential: Credential, *, is_open: bool) -> Caller:
         if credential.kind == "operator":
             return OPERATOR
-        if credential.kind == "key":
+        if credential.kind == "key" and not is_open:
             return await self._caller_of(credential.text)
         if self._open_to_all:
             return OPERATOR_ON_LOOPBACK
-        if not self._anonymous:
-            raise Unauthenticated("send an API key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
-        subject = f"address:{credential.address}"
+        if not self._anonymous and not is_open:
+            raise Unauthenticated(WHAT_TO_SEND)
+        subject = f"address:{limited_by(credential.address)}"
         return Caller(subject, "anonymous", "", "anonymous", self._anonymous)
 
     async def _caller_of(self, text: str) -> Caller:
+        if text.startswith("eyJ"):
+            return await self._user_of(text)
         digest = key_digest(text)
-        # Only a text that was well formed is in the ring, so the checksum is spared a key in use.
-        if digest not in self._keyring and not is_well_formed(text, self._key_prefix):
-            if self._open_to_all:
-                return OPERATOR_ON_LOOPBACK
-            raise Unauthenticated("the API key is not well formed; check that it was copied whole")
-        record = await self._keyring.find(digest)
+        record = self._keyring.peek_key(digest)
         if record is None:
-            raise Unauthenticated("the API key is not known here")
+            # Only a text that was well formed is in the ring, so the checksum is spared a key in use.
+            if digest not in self._keyring and not is_well_formed(text, self._key_prefix):
+                if self._open_to_all:
+                    return OPERATOR_ON_LOOPBACK
+                raise Unauthenticated("the API key is not well formed; check that it was copied whole")
+            record = await self._keyring.find_key(digest)
+            if record is None:
+                raise Unauthenticated("the API key is not known here")
         if record.revoked_at is not None:
             raise Unauthenticated("the API key was revoked")
-        if record.expires_at is not None and record.expires_at <= self._clock.now():
+        now = self._clock.now()
+        if record.expires_at is not None and record.expires_at <= now:
             raise Unauthenticated("the API key has expired")
-        scopes = frozenset(record.scopes)
-        return Caller(record.organisation, record.organisation, record.id, record.tier, scopes, record.email)
+        self._keyring.used(record.id, now)
+        return self._known(digest, record, _caller_by_key)
 
-    async def _reserve_quota(self, caller: Caller, period: str) -> None:
-        policy = self._tiers[caller.tier]
-        if policy.monthly_requests is None or not policy.hard:
-            return
-        decision = await self._quotas.reserve(caller.subject, period, 1, limit=policy.monthly_requests)
-        if not decision.allowed:
-            raise QuotaExceeded(
-                f"the {policy.monthly_requests} requests of this month are used up; the count starts anew next month",
-                retry_after_s=max(1.0, month_end(period) - self._clock.now()),
-            )
+    async def _user_of(self, text: str) -> Caller:
+        claims = self._tokens.verify(text)
+        standing = await self._keyring.find_session(claims.session_id)
+        if standing is None or standing.ended_at is not None or standing.expires_at <= self._clock.now():
+            raise SessionEnded("the session of this access token is over; log in again")
+        return self._known(standing.session_id, standing, _caller_by_session)
+
+    def _known(self, name: str, record: R, make: Callable[[R], Caller]) -> Caller:
+        """Return the caller made of a record; the same record gives the same caller, made once."""
+        known = self._callers.get(name)
+        if known is not None and known[0] is record:
+            return known[1]
+        if len(self._callers) >= MAX_CALLERS:
+            self._callers.clear()
+        caller = make(record)
+        self._callers[name] = (record, caller)
+        return caller
+
+    def _refusal(self, grant: Grant) -> PhalanxError:
+        allowance = grant.allowance
+        if grant.refused == "rate" and allowance.rate is not None:
+            per_minute, burst = allowance.rate
+            said = f"{per_minute} requests a minute are allowed, with a burst of {burst}"
+            return RateLimited(said, retry_after_s=grant.retry_after_s)
+        if grant.refused == "concurrency":
+            said = f"{allowance.concurrent} calls may be open at once"
+            return ConcurrencyExceeded(said, retry_after_s=grant.retry_after_s)
+        left = max(1.0, month_end(grant.period) - self._clock.now())
+        said = f"the {allowance.monthly} requests of this month are used up; the count starts anew next month"
+        return QuotaExceeded(said, retry_after_s=grant.retry_after_s or left)
 
     def _permits(self, computed: bool, streaming: bool) -> Permits | None:
         if streaming:
@@ -185,6 +277,13 @@ class Gate:
         return self.calls if computed else None
 
 
-# With AUTH=off, which settings accept on a loopback address only, whoever reaches the port is trusted like its owner,
-# but is billed, so that usage can be looked at.
-OPERATOR_ON_LOOPBACK = Caller("local", "local", "local", "scale", EVERY_SCOPE)
+def _caller_by_key(record: KeyRecord) -> Caller:
+    scopes = frozenset(record.scopes)
+    return Caller(record.organisation, record.organisation, record.id, record.tier, scopes, record.email)
+
+
+def _caller_by_session(standing: Standing) -> Caller:
+    return Caller(
+        standing.organisation, standing.organisation, "", standing.tier, scopes_of(standing), standing.email,
+        standing.user_id, standing.session_id, standing.role,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,10 +32,18 @@ from phalanx.services.ticket import Ticket
 
 CANARY_TEXT = "The canary still sings."
 CANARY_EVERY_S = 10.0
+PING_TIMEOUT_S = 2.0
 CANARY_TIMEOUT_S = 10.0
 CANARY_MIN_COSINE = 0.999
 RECENT_CALLS = 1000
 Ping = Callable[[], Awaitable[None]]
+
+
+class Dependency(NamedTuple):
+    """A store that is asked now and again. `grace_s` is for how long the worker serves without it; None: for ever."""
+
+    ping: Ping
+    grace_s: float | None = 0.0
 
 
 class LatencyLog:
@@ -72,14 +81,15 @@ class HealthService:
     def __init__(
         self,
         registry: ModelRegistry,
-        pings: Mapping[str, Ping],
+        dependencies: Mapping[str, Dependency],
         *,
         clock: Clock,
         git_sha: str = "",
         permits: Callable[[], tuple[int, int]],
     ) -> None:
         self._registry = registry
-        self._pings = pings
+        self._asked = dependencies
+        self._answered: dict[str, float] = {}
         self._clock = clock
         self._git_sha = git_sha
         self._permits = permits
@@ -104,6 +114,8 @@ class HealthService:
         while True:
             for served in self._registry.served():
                 await self.check(served)
+            # Asked also when nobody looks, so that it is known for how long a store has been silent.
+            await self._dependencies()
             await asyncio.sleep(CANARY_EVERY_S)
 
     async def check(self, served: ServedText) -> None:
@@ -148,9 +160,8 @@ class HealthService:
                 reasons.append(f"the model {served.name!r} is warming up")
             elif not served.runner.is_alive(self._clock.monotonic()):
                 reasons.append(f"the engine of {served.name!r} is stuck")
-        for name, state in (await self._dependencies()).items():
-            if not state.healthy:
-                reasons.append(f"{name} does not answer")
+        states = await self._dependencies()
+        reasons += [f"{name} does not answer" for name in states if self._is_missed(name)]
         return reasons
 
     async def health(self) -> Health:
@@ -165,8 +176,9 @@ class HealthService:
         ]  # fmt: skip
         models += [ModelHealth(name=n, version="", ready=False, error=why) for n, why in self._registry.missing.items()]
         serves = any(model.ready for model in models)
-        stores = all(state.healthy for state in dependencies.values())
-        whole = serves and stores and all(model.ready for model in models) and not self.draining
+        stores = not any(self._is_missed(name) for name in dependencies)
+        answered = all(state.healthy for state in dependencies.values())
+        whole = serves and answered and all(model.ready for model in models) and not self.draining
         status = "healthy" if whole else "degraded" if serves and stores else "unhealthy"
         return Health(
             status=status, version=phalanx.__version__, model=self._registry.default,
@@ -185,19 +197,29 @@ class HealthService:
         )  # fmt: skip
 
     async def _dependencies(self) -> dict[str, DependencyHealth]:
-        out = {}
-        for name, ping in self._pings.items():
-            started = time.perf_counter()
-            error = None
-            try:
-                await asyncio.wait_for(ping(), timeout=2.0)
-            except TimeoutError:
-                error = "no answer within 2 s"
-            except Unavailable as failure:
-                error = failure.detail
-            latency = (time.perf_counter() - started) * 1e3
-            out[name] = DependencyHealth(healthy=error is None, latency_ms=round(latency, 3), error=error)
-        return out
+        names = list(self._asked)
+        return dict(zip(names, await asyncio.gather(*map(self._ask, names)), strict=True))
+
+    async def _ask(self, name: str) -> DependencyHealth:
+        started = time.perf_counter()
+        error = None
+        try:
+            await asyncio.wait_for(self._asked[name].ping(), timeout=PING_TIMEOUT_S)
+            self._answered[name] = self._clock.monotonic()
+        except TimeoutError:
+            error = f"no answer within {PING_TIMEOUT_S:g} s"
+        except Unavailable as failure:
+            error = failure.detail
+        latency = (time.perf_counter() - started) * 1e3
+        return DependencyHealth(healthy=error is None, latency_ms=round(latency, 3), error=error)
+
+    def _is_missed(self, name: str) -> bool:
+        """Whether a store has been silent for longer than the worker can do without it."""
+        grace_s = self._asked[name].grace_s
+        if grace_s is None:
+            return False
+        answered = self._answered.get(name, self._started)
+        return self._clock.monotonic() - answered > grace_s
 
 
 def _queue(served: ServedText) -> QueueStatus:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
 
 from phalanx.contract.keys import (
     CreateKeyRequest,
@@ -15,10 +17,14 @@ from phalanx.contract.keys import (
     ListKeysRequest,
     ListKeysResponse,
     RevokeKeyRequest,
+    RotateKeyRequest,
+    Scope,
+    Tier,
 )
-from phalanx.errors import Forbidden, NotFound
-from phalanx.ports import Clock, KeyStore
-from phalanx.services.ticket import Ticket
+from phalanx.contract.users import OrganisationRecord
+from phalanx.errors import Conflict, Forbidden, NotFound
+from phalanx.ports import Broadcast, Clock, KeyStore, OrganisationStore
+from phalanx.services.ticket import Caller, Ticket
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_CHARS = 43
@@ -57,10 +63,21 @@ def _checksum(body: str) -> str:
 
 
 class KeyService:
-    """Create, list and revoke keys. A caller sees and touches the keys of its own organisation; an admin all."""
+    """Create, list, replace and revoke keys. A caller sees and touches the keys of its own organisation; an admin all."""
 
-    def __init__(self, store: KeyStore, *, clock: Clock, prefix: str, new_id: Callable[[], str]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        keys: KeyStore,
+        organisations: OrganisationStore,
+        broadcast: Broadcast,
+        *,
+        clock: Clock,
+        prefix: str,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._store = keys
+        self._organisations = organisations
+        self._broadcast = broadcast
         self._clock = clock
         self._prefix = prefix
         self._new_id = new_id
@@ -69,51 +86,110 @@ class KeyService:
         """Make a key and return its text, which is not stored.
 
         A caller that is no admin makes keys of its own organisation and tier, with scopes that it has itself; raises
-        `Forbidden` for more.
+        `Forbidden` for more. Raises `NotFound` when an admin names an organisation that is not there.
         """
         caller = ticket.caller
-        organisation, tier = _organisation_of(request.email), request.tier
-        if "admin" not in caller.scopes:
-            excess = set(request.scopes) - caller.scopes
-            if excess:
-                raise Forbidden(f"the new key may not have more than your own scopes; it asks for {sorted(excess)}")
-            if tier != caller.tier:
-                raise Forbidden(f"only an admin may choose a tier other than your own, {caller.tier!r}")
-            organisation = caller.organisation
-        text = new_key_text(self._prefix)
-        now = self._clock.now()
-        days = request.expires_in_days
-        record = KeyRecord(
-            id=self._new_id(), digest=key_digest(text), hint=text[: len(self._prefix) + HINT_CHARS], email=request.email,
-            organisation=organisation, name=request.name, tier=tier, scopes=tuple(dict.fromkeys(request.scopes)),
-            created_at=now, expires_at=now + days * 86400 if days else None,
+        if _is_admin(caller):
+            owner = await self._owner(request)
+            organisation, tier = owner.id, request.tier or owner.tier
+        else:
+            organisation, tier = caller.organisation, _own_tier(caller, request)
+            _require_scopes(caller, request.scopes)
+        now, days = self._clock.now(), request.expires_in_days
+        record, text = self._new(
+            KeyRecord(
+                id="", digest="", hint="", email=request.email, organisation=organisation, name=request.name, tier=tier,
+                scopes=tuple(dict.fromkeys(request.scopes)), created_at=now,
+                expires_at=now + days * 86400 if days else None,
+            )
         )  # fmt: skip
         await self._store.add(record)
         return CreateKeyResponse(key=text, record=_view(record))
 
     async def list(self, ticket: Ticket, request: ListKeysRequest) -> ListKeysResponse:
         """Return keys, oldest first."""
-        organisation = request.organisation
-        if "admin" not in ticket.caller.scopes:
-            organisation = ticket.caller.organisation
+        organisation = request.organisation if _is_admin(ticket.caller) else ticket.caller.organisation
         return ListKeysResponse(keys=[_view(record) for record in await self._store.list(organisation=organisation)])
 
     async def revoke(self, ticket: Ticket, request: RevokeKeyRequest) -> KeyView:
         """End a key; a second time changes nothing. Raises `NotFound`."""
-        caller = ticket.caller
-        if "admin" not in caller.scopes:
-            own = await self._store.list(organisation=caller.organisation)
-            if request.id not in {record.id for record in own}:
-                raise NotFound(f"you have no key {request.id!r}")
+        await self._find(ticket.caller, request.id)
         record = await self._store.revoke(request.id, at=self._clock.now())
         if record is None:
-            raise NotFound(f"there is no key {request.id!r}")
+            raise _absent(request.id)
+        await self._broadcast.publish([f"key:{record.digest}"])
         return _view(record)
 
+    async def rotate(self, ticket: Ticket, request: RotateKeyRequest) -> CreateKeyResponse:
+        """Put a new key in the place of one, which goes on for `grace_seconds`; the new one lives as long as the old was to.
 
-def _organisation_of(email: str) -> str:
-    """Until organisations have a record of their own, an email address is one."""
-    return email.strip().lower()
+        Raises `NotFound`, `Conflict` when the key has ended, `Forbidden` when it may do more than the caller.
+        """
+        caller, now = ticket.caller, self._clock.now()
+        old = await self._find(caller, request.id)
+        if not _is_admin(caller):
+            _require_scopes(caller, old.scopes)
+        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+            raise Conflict(f"the key {old.id!r} has ended; create a new one")
+        lives_s = None if old.expires_at is None else old.expires_at - old.created_at
+        record, text = self._new(
+            replace(old, created_at=now, last_used_at=None, expires_at=None if lives_s is None else now + lives_s)
+        )
+        if await self._store.rotate(old.id, record, expires_at=now + request.grace_seconds) is None:
+            raise Conflict(f"the key {old.id!r} was revoked meanwhile")
+        await self._broadcast.publish([f"key:{old.digest}"])
+        return CreateKeyResponse(key=text, record=_view(record))
+
+    def _new(self, draft: KeyRecord) -> tuple[KeyRecord, str]:
+        """Return a draft as the record of a new key, and the key's text."""
+        text = new_key_text(self._prefix)
+        hint = text[: len(self._prefix) + HINT_CHARS]
+        return replace(draft, id=self._new_id(), digest=key_digest(text), hint=hint), text
+
+    async def _find(self, caller: Caller, key_id: str) -> KeyRecord:
+        record = await self._store.get(key_id)
+        if record is None or not (_is_admin(caller) or record.organisation == caller.organisation):
+            raise _absent(key_id)
+        return record
+
+    async def _owner(self, request: CreateKeyRequest) -> OrganisationRecord:
+        """Return the organisation that an admin makes a key for; one that is named by an email is made at need."""
+        name = request.email.strip().lower()
+        found = await self._organisations.get(request.organisation or name)
+        if found is not None:
+            return found
+        if request.organisation is not None:
+            raise NotFound(f"there is no organisation {request.organisation!r}")
+        made = OrganisationRecord(id=name, name=name, tier=request.tier or "free", created_at=self._clock.now())
+        try:
+            await self._organisations.add(made)
+        except Conflict:
+            # Somebody else was quicker.
+            return await self._organisations.get(name) or made
+        return made
+
+
+def _is_admin(caller: Caller) -> bool:
+    return "admin" in caller.scopes
+
+
+def _require_scopes(caller: Caller, scopes: Iterable[Scope]) -> None:
+    excess = set(scopes) - caller.scopes
+    if excess:
+        raise Forbidden(f"the new key may not have more than your own scopes; it asks for {sorted(excess)}")
+
+
+def _own_tier(caller: Caller, request: CreateKeyRequest) -> Tier:
+    """Return the tier of a key that a caller makes for its own organisation."""
+    if caller.tier == "anonymous" or caller.tier == "operator":
+        raise Forbidden("a key belongs to an organisation, and you call for none")
+    if request.tier not in (None, caller.tier):
+        raise Forbidden(f"only an admin may choose a tier other than your own, {caller.tier!r}")
+    return caller.tier
+
+
+def _absent(key_id: str) -> NotFound:
+    return NotFound(f"you have no key {key_id!r}")
 
 
 def _view(record: KeyRecord) -> KeyView:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from phalanx.engines.choice import EngineChoice
 from phalanx.engines.runner import BatchFacts, Runner
-from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
+from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.local import find_local_model
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import time
+
+DAY_S = 86_400
 
 
 def month_of(now: float) -> str:
     """Return the month of an instant (epoch seconds)."""
-    return time.strftime("%Y-%m", time.gmtime(now))
+    return _month_of_day(int(now // DAY_S))
+
+
+@functools.lru_cache(maxsize=64)
+def _month_of_day(day: int) -> str:
+    return time.strftime("%Y-%m", time.gmtime(day * DAY_S))
 
 
 def month_start(period: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from phalanx.contract.keys import Scope, Tier
-from phalanx.ports import RateDecision
+from phalanx.ports import Grant
 from phalanx.settings import Secret
 
 OPERATOR = "operator"
@@ -15,17 +15,21 @@ OPERATOR = "operator"
 class Credential(NamedTuple):
     """What a caller sent: a bearer token or API key, or nothing; `operator` is whoever may run the command line here.
 
-    `address` is the peer's, for limiting anonymous callers.
+    `address` is the caller's, for limiting those who are anonymous; both it and `user_agent` are kept of sessions.
     """
 
     kind: Literal["none", "key", "operator"] = "none"
     text: Secret = Secret()
     address: str = ""
+    user_agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who that is. `subject` names whom limits count: the organisation, or an anonymous caller's address."""
+    """Who that is. `subject` names whom limits count: the organisation, or an anonymous caller's address.
+
+    A key has a `key_id`; a user's session has `user_id`, `session_id` and the `role` in its organisation.
+    """
 
     subject: str
     organisation: str
@@ -33,6 +37,9 @@ class Caller:
     tier: Tier | Literal["anonymous", "operator"]
     scopes: frozenset[Scope]
     email: str = ""
+    user_id: str = ""
+    session_id: str = ""
+    role: str = ""
 
     @property
     def is_operator(self) -> bool:
@@ -69,8 +76,12 @@ class Ticket:
     deadline: float
     opened_at: float
     started: float
-    period: str
     streaming: bool
+    metered: bool = True
+    request_id: str = ""
+    address: str = ""
+    user_agent: str = ""
+    grant: Grant | None = None
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -83,7 +94,8 @@ class Ticket:
 class Call:
     """One call under way, as its edge sees it: what it sent, and what became of it so far.
 
-    `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads.
+    `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
+    is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns.
     """
 
     credential: Credential
@@ -91,8 +103,9 @@ class Call:
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     caller: Caller | None = None
-    rate: RateDecision | None = None
-    policy: tuple[int, int] | None = None
+    id: str = ""
+    grant: Grant | None = None
+    warning: str = ""
     ticket: Ticket | None = None
     replayed: bool = False
     request: Any = None

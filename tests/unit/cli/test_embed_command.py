@@ -57,7 +57,7 @@ class Worker:
                     raise error
             yield EmbedResponse(
                 embeddings=[np.full(request.dimensions or WIDTH, len(text), np.float32) for text in request.texts],
-                items=[EmbedItem(tokens=3, used_tokens=3) for _ in request.texts],
+                items=[EmbedItem(tokens=3, used_tokens=3, truncated=False, cached=False) for _ in request.texts],
                 model="small",
                 usage=TokenUsage(tokens=3),
             )

@@ -84,9 +84,15 @@ class Local:
                 None if error else self._form(text, request.output) for text, error in zip(texts, errors, strict=True)
             ],
             items=[
-                EmbedItem(tokens=0, used_tokens=0, error=ItemError(code=error.code, detail=error.detail))
+                EmbedItem(
+                    tokens=0,
+                    used_tokens=0,
+                    truncated=False,
+                    cached=False,
+                    error=ItemError(code=error.code, detail=error.detail),
+                )
                 if error
-                else EmbedItem(tokens=len(text), used_tokens=min(len(text), 8), truncated=len(text) > 8)
+                else EmbedItem(tokens=len(text), used_tokens=min(len(text), 8), truncated=len(text) > 8, cached=False)
                 for text, error in zip(texts, errors, strict=True)
             ],
             model="local",
@@ -529,7 +535,7 @@ def test_a_feed_that_stalls_does_not_hold_its_reader_up() -> None:
 def test_memory_does_not_grow_with_the_input(tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = 60_000
     one = np.ones(8, dtype=np.float32)
-    item = EmbedItem(tokens=1, used_tokens=1)
+    item = EmbedItem(tokens=1, used_tokens=1, truncated=False, cached=False)
 
     class Ones:
         async def embed(self, request: EmbedRequest) -> EmbedResponse:

@@ -37,8 +37,8 @@ def test_the_int8_form_serves_and_can_be_taken_back(models_dir: Path, tmp_path: 
     store = ("--model-dir", str(tmp_path))
 
     def active() -> list[str]:
-        (model,) = json.loads(run(*store, "list", "--json"))
-        return list(model["active"])
+        models = {model["name"]: model for model in json.loads(run(*store, "list", "--json"))}
+        return list(models["all-MiniLM-L6-v2"]["active"])
 
     (plain,) = active()
     for _ in range(2):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.engines.threads import usable_cpus
+from phalanx.engines.threads import share_of_cpus, usable_cpus
 
 
 def write(path: Path, content: str) -> None:
@@ -63,3 +63,10 @@ def test_without_a_membership_file_the_root_counts(tmp_path: Path) -> None:
 
 def test_on_this_machine_it_is_at_least_one() -> None:
     assert usable_cpus() >= 1
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 1000])
+def test_processes_share_the_processors(processes: int) -> None:
+    """Together they run no more threads than can run at once, but each runs one."""
+    share = share_of_cpus(processes)
+    assert share == 1 or share * processes <= usable_cpus()

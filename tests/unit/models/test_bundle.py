@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.models.conftest import FILES, Remembering, make_catalogue, make_entry, write_files
 
+from hub import FILES, Remembering, make_catalogue, make_entry, write_files
 from phalanx.errors import Conflict, NotFound, Unavailable, UnreadableInput
 from phalanx.models.catalogue import FileSource
 from phalanx.models.store import ModelStore

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.models.conftest import make_catalogue, make_entry
 
+from hub import make_catalogue, make_entry
 from phalanx.errors import ModelNotFound
 from phalanx.models.catalogue import (
     FileSource,
@@ -49,6 +49,64 @@ def test_minilm_is_catalogued_under_its_own_name_and_the_hubs_id() -> None:
     assert entry.pinned_version == "53aa51172d14"
     assert isinstance(entry.sources[0], PypiSource)
     assert isinstance(entry.sources[1], HubSource)
+
+
+def test_the_default_face_models_are_catalogued_with_what_their_engines_need() -> None:
+    catalogue = load_catalogue()
+    sizes = {}
+    for name in ("blazeface-full-range", "blazeface-short-range"):
+        entry = catalogue.get(name)
+        assert entry.detection is not None
+        assert entry.detection.architecture == name
+        sizes[name] = entry.detection.input_size
+        assert isinstance(entry.sources[0], PypiSource)
+        assert entry.sources[0].target is not None, "a wheel of another platform is only unpacked"
+    assert sizes == {"blazeface-full-range": 192, "blazeface-short-range": 128}
+    dlib, sface = catalogue.get("dlib-resnet-v1"), catalogue.get("SFace")
+    assert dlib.face is not None
+    assert sface.face is not None
+    assert (dlib.conversion, dlib.licence.spdx, dlib.dimensions) == ("dlib-resnet", "CC0-1.0", 128)
+    assert (dlib.face.input_size, dlib.face.template, dlib.face.metric, dlib.face.threshold) == (
+        150,
+        "dlib",
+        "euclidean",
+        0.6,
+    )
+    assert (sface.face.input_size, sface.face.template, sface.face.metric) == (112, "arcface", "cosine")
+
+
+FACE = """
+name = "tiny"
+summary = "tiny"
+task = "face-embedding"
+dimensions = 4
+primary = "model.onnx"
+licence = { spdx = "CC0-1.0", url = "https://example.org", notice = "none" }
+face = { input_size = 112, template = "arcface", metric = "cosine", threshold = 0.4, meaning = "none" }
+files = { "model.onnx" = { size = 3, sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" } }
+sources = [{ kind = "file", path = "/m" }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("dimensions = 4\n", "", "dimensions is needed"),
+        ('task = "face-embedding"', 'task = "face-detection"', "detection is for the task face-detection"),
+        ("input_size = 112", "input_size = 0", "$.face.input_size"),
+        ('template = "arcface"', 'template = "mtcnn"', "$.face.template"),
+        ('metric = "cosine"', 'metric = "dot"', "$.face.metric"),
+        ("threshold = 0.4", "threshold = 1.0", "1.0 is no cosine below 1"),
+        ("threshold = 0.4", "threshold = 0.4, scale = 0.0", "$.face.scale"),
+        ('meaning = "none"', 'meanings = "none"', "$.face"),
+    ],
+)
+def test_a_wrong_entry_of_a_face_model_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    read_entry(write(tmp_path, FACE))
+    assert old in FACE
+    with pytest.raises(InvalidCatalogue) as refusal:
+        read_entry(write(tmp_path, FACE.replace(old, new)))
+    assert told in refusal.value.detail
 
 
 def test_every_shipped_entry_pins_hub_revisions_by_commit() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 from rich.console import Console
-from tests.unit.models.conftest import Hub, make_catalogue, make_entry, write_files
 from typer.testing import CliRunner, Result
 
+from hub import Hub, make_catalogue, make_entry, write_files
 from phalanx.cli.models import StoreOptions, app, listening, pull_model
 from phalanx.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable, UpstreamFailed
 from phalanx.models.catalogue import FileSource
@@ -52,7 +52,8 @@ def test_list_shows_what_is_catalogued_what_is_here_and_what_is_active(root: Pat
     table = said(run(root, "list"))
     for word in (NAME, "not pulled", "Apache-2.0", "tiny", f"* {first}", f"  {second}", "CC0-1.0"):
         assert word in table
-    known, tiny = json.loads(said(run(root, "list", "--json")))
+    by_name = {model["name"]: model for model in json.loads(said(run(root, "list", "--json")))}
+    known, tiny = by_name[NAME], by_name["tiny"]
     assert (known["name"], known["dimensions"], known["catalogue_version"]) == (NAME, 384, "53aa51172d14")
     assert known["aliases"] == [f"sentence-transformers/{NAME}"]
     assert (known["versions"], known["active"]) == ([], {})

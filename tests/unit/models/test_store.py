@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.models.conftest import FILES, Fault, Hub, Remembering, make_catalogue, make_entry, write_files
 
+from hub import FILES, Fault, Hub, Remembering, make_catalogue, make_entry, write_files
 from phalanx.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, Unavailable, UpstreamFailed
 from phalanx.models.catalogue import FileSource, HubSource, Source
 from phalanx.models.install import require_space
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from phalanx.models.sources import Access
 from phalanx.models.store import ModelStore
-from tests.unit.models.conftest import *
+from hub import *
 from phalanx.models.catalogue import HubSource
 
 class Telling(Remembering):
@@ -66,7 +66,7 @@ def store(tmp_path: Path, share: FileSource) -> ModelStore:
 
 def start_pull(root: Path, hub: Hub) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", RUN, str(root), hub.endpoint]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY / "tests")
 
 
 def wait_for(condition: object, seconds: float = 10) -> None:

@@ -54,7 +54,7 @@ async def ask(embedder: Embedder, texts: Sequence[str], options: EmbedOptions) -
     except OF_THE_TEXT as error:
         if len(texts) == 1:
             failure = ItemError(code=error.code, detail=error.detail)
-            return [Answer(None, EmbedItem(tokens=0, used_tokens=0, error=failure))]
+            return [Answer(None, EmbedItem(tokens=0, used_tokens=0, truncated=False, cached=False, error=failure))]
         # A request of which nothing can be embedded raises its first text's error; the others' are wanted too.
         answers = [answer for text in texts for answer in await ask(embedder, [text], options)]
         if all(answer.item.error and answer.item.error.code == Internal.row.code for answer in answers):

@@ -147,7 +147,7 @@ class Run:
         return records, [
             next(answers)
             if record.problem is None
-            else Answer(None, EmbedItem(tokens=0, used_tokens=0, error=record.problem))
+            else Answer(None, EmbedItem(tokens=0, used_tokens=0, truncated=False, cached=False, error=record.problem))
             for record in records
         ]
 

@@ -6,24 +6,34 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.dialects import Dialect
+from phalanx.edges.http.dialects.aurum import AURUM
 from phalanx.edges.http.dialects.ollama import OLLAMA
 from phalanx.edges.http.dialects.openai import OPENAI
 from phalanx.edges.http.dialects.smally import SMALLY
 from phalanx.edges.http.dialects.tei import TEI
 from phalanx.edges.http.endpoints import DialectEndpoint, OperationEndpoint
 from phalanx.edges.http.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from phalanx.edges.http.fields import fold
 from phalanx.edges.http.problems import problem_body
+from phalanx.edges.http.proxies import TrustedProxies
 from phalanx.edges.http.routes import Endpoint, Routes
+from phalanx.edges.http.security import HSTS, HttpsOnly
+from phalanx.edges.http.system import PROBES
 from phalanx.errors import Cancelled, Internal, PhalanxError
 from phalanx.operations import Entrance, Operation
 from phalanx.telemetry import Log, Metrics, RequestLog
 
-DIALECTS: tuple[Dialect, ...] = (SMALLY, OPENAI, TEI, OLLAMA)
+DIALECTS: tuple[Dialect, ...] = (SMALLY, OPENAI, TEI, OLLAMA, AURUM)
 
 
 class HttpEdge:
-    """See the module. `system` are endpoints outside the table: probes, documents."""
+    """See the module. `system` are endpoints outside the table: probes, documents. `max_body_bytes` is the limit of each row.
+
+    `proxies` are those whose word on callers is taken, `https` sends away who comes in clear, `cors` says which web pages
+    may call; where one is None nothing is spent on it.
+    """
 
     def __init__(
         self,
@@ -34,7 +44,10 @@ class HttpEdge:
         metrics: Metrics,
         log: Log,
         requests: RequestLog | None = None,
-        max_body_bytes: int,
+        max_body_bytes: Callable[[Operation], int],
+        proxies: TrustedProxies | None = None,
+        https: HttpsOnly | None = None,
+        cors: Cors | None = None,
         request_id_header: str = "X-Request-Id",
         on_finished: Callable[[str, str, float], None] = lambda operation, code, ms: None,
     ) -> None:
@@ -44,17 +57,20 @@ class HttpEdge:
         self._request_id_header = request_id_header.lower().encode()
         self._on_finished = on_finished
         self._children: dict[tuple[str, str, str], tuple[Any, Any]] = {}
-        self._draining = False
+        self._proxies = proxies
+        self._https = https
+        self.cors = cors
         self.routes = Routes()
         adopted = {name: dialect for dialect in DIALECTS for name in dialect.adopts}
         for row in operations.values():
-            answer = OperationEndpoint(entrance, row, max_body_bytes=max_body_bytes)
+            answer = OperationEndpoint(entrance, row, max_body_bytes=max_body_bytes(row))
             dialect = adopted.get(row.name)
             envelope = dialect.envelope if dialect else problem_body
             self.routes.add(row.method, row.path, Endpoint(row.path, answer, row.name, "canonical", envelope))
         for dialect in DIALECTS:
             for route in dialect.routes:
-                speak = DialectEndpoint(entrance, route, operations[route.operation], max_body_bytes=max_body_bytes)
+                row = operations[route.operation]
+                speak = DialectEndpoint(entrance, route, row, max_body_bytes=max_body_bytes(row))
                 endpoint = Endpoint(route.path, speak, route.operation, dialect.name, dialect.envelope)
                 self.routes.add(route.method, route.path, endpoint)
         for method, path, endpoint in system:
@@ -65,11 +81,7 @@ class HttpEdge:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send, self._request_id_header)
-        listen = scope.get("extensions", {}).get("phalanx", {}).get("on_disconnect")
-        if listen is not None:
-            task = asyncio.current_task()
-            assert task is not None
-            listen(task.cancel)
+        scope.get("extensions", {}).get("phalanx", {})["cancelled_on_disconnect"] = True
         try:
             await self._answer(exchange)
         finally:
@@ -77,6 +89,9 @@ class HttpEdge:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
+            self._identify(exchange)
+            if await self._answered_at_the_door(exchange):
+                return
             endpoint, params = self.routes.find(exchange.method, exchange.path)
             exchange.route, exchange.operation = endpoint.route, endpoint.operation
             exchange.dialect, exchange.envelope = endpoint.dialect, endpoint.envelope
@@ -90,6 +105,32 @@ class HttpEdge:
         except Exception as bug:
             self._log.error("bug", request_id=exchange.request_id, route=exchange.route, exc_info=bug)
             await self._fail(exchange, Internal())
+
+    def _identify(self, exchange: Exchange) -> None:
+        """Settle who sent the request, over what, and for which page."""
+        if self.cors is not None:
+            exchange.extra = self.cors.answer(exchange.headers.get(b"origin"))
+        fields = exchange.scope["headers"]
+        if len(exchange.headers) != len(fields):
+            exchange.headers = fold(fields)
+        if self._proxies is not None:
+            sender = self._proxies.sender(exchange.peer, exchange.is_secure, exchange.headers)
+            exchange.address, exchange.is_secure = sender
+        if self._https is not None and exchange.is_secure:
+            exchange.extra = (*exchange.extra, HSTS)
+
+    async def _answered_at_the_door(self, exchange: Exchange) -> bool:
+        """Answer what comes in clear and may not, and preflights: neither needs a credential. Return whether it did."""
+        if self._https is not None and not exchange.is_secure and exchange.path not in PROBES:
+            location = self._https.redirection(exchange.scope, exchange.headers)
+            await exchange.respond_empty(308, [location])
+            return True
+        if self.cors is None or exchange.method != "OPTIONS":
+            return False
+        permission = self.cors.preflight(exchange.headers, self.routes.methods(exchange.path))
+        if permission is not None:
+            await exchange.respond_empty(204, permission)
+        return permission is not None
 
     async def _fail(self, exchange: Exchange, error: PhalanxError) -> None:
         if exchange.started:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from phalanx.edges.http.connections import Connections, Phase
 from phalanx.edges.http.refusal import refusal
 from phalanx.edges.http.request_id import request_id
+from phalanx.edges.http.security import NO_STORE
 from phalanx.errors import PhalanxError
 
 LINGER_S = 5.0
@@ -169,14 +170,21 @@ class ClosingProtocol(HttpToolsProtocol):
     def _identity(self, request_id: str) -> list[tuple[bytes, bytes]]:
         """Return the headers that every answer carries, whoever gives it."""
         total_ms = (perf_counter() - self._begun_at) * 1e3
+        cors = self.state.cors
         return [
             (self.state.request_id_header, request_id.encode()),
             (b"server-timing", b"total;dur=%.3f" % total_ms),
+            NO_STORE,
+            *(cors.answer(self._sent(b"origin")) if cors is not None else ()),
         ]
 
     def _request_id(self) -> str:
+        return request_id(self._sent(self.state.request_id_header))
+
+    def _sent(self, name: bytes) -> bytes | None:
+        """Return the value of a header of the request that is being read, as far as it was."""
         fields = self.scope["headers"] if self.scope is not None else ()
-        return request_id(next((value for name, value in fields if name == self.state.request_id_header), None))
+        return next((value for sent, value in fields if sent == name), None)
 
     def _peer(self) -> str:
         return self.client[0] if self.client else ""

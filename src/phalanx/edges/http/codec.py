@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -100,6 +101,11 @@ def media_type(headers: dict[bytes, bytes]) -> str:
     return JSON if raw == b"application/json" else raw.split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
+def is_image(kind: str) -> bool:
+    """Whether a content type is of an image, raw or in a form; what it really is the bytes will tell."""
+    return kind.startswith("image/") or kind in ("multipart/form-data", OCTETS)
+
+
 class RequestCodec:
     """Decodes the requests of one row, from path, query and body."""
 
@@ -117,9 +123,9 @@ class RequestCodec:
             return Body.NONE
         if Body.JSON in bodies and (kind in (JSON, NDJSON) or kind.endswith("+json")):
             return Body.JSON
-        if Body.IMAGE in bodies and (kind.startswith("image/") or kind == "multipart/form-data" or kind == OCTETS):
+        if Body.IMAGE in bodies and is_image(kind):
             return Body.IMAGE
-        if Body.VECTORS in bodies and kind == OCTETS:
+        if is_vectors(kind, self._operation):
             return Body.VECTORS
         wanted = " or ".join(_MEDIA[body] for body in bodies)
         raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
@@ -134,13 +140,13 @@ class RequestCodec:
         """Decode a whole request. Raises `InvalidRequest`."""
         if kind is Body.JSON and not params and not query:
             return decode_json(self._json, data)
-        fields: dict[str, Any] = {**_query(query), **params}
+        fields: dict[str, Any] = {**parse_query(query), **params}
         if kind is Body.JSON:
             fields = {**decode_json(self._object, data), **fields}
         elif kind is Body.IMAGE:
-            fields |= await _image_fields(data, headers)
+            return await decode_image(self._operation.request, data, headers, fields)
         elif kind is Body.VECTORS:
-            fields |= _vector_fields(data)
+            return decode_vectors(self._operation.request, data, fields)
         try:
             return msgspec.convert(fields, self._operation.request, strict=False)
         except msgspec.ValidationError as error:
@@ -155,7 +161,8 @@ _MEDIA = {
 }
 
 
-def _query(query: bytes) -> dict[str, Any]:
+def parse_query(query: bytes) -> dict[str, Any]:
+    """Return the fields of a query string. Raises `InvalidRequest` for one that cannot be read, or names a field twice."""
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict"
@@ -168,6 +175,42 @@ def _query(query: bytes) -> dict[str, Any]:
             raise InvalidRequest(f"the query names {name!r} twice", param=name)
         fields[name] = value
     return fields
+
+
+async def decode_image(
+    request: type[msgspec.Struct], data: bytes, headers: dict[bytes, bytes], fields: dict[str, Any]
+) -> Any:
+    """Decode a body that is an image or a form with one; the other fields come from the form, or from the query in `fields`.
+
+    Fields that are lists or objects are JSON there.
+    """
+    fields = fields | await _image_fields(data, headers)
+    for name in _structured(request) & fields.keys():
+        try:
+            fields[name] = msgspec.json.decode(fields[name])
+        except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError):
+            raise InvalidRequest(f"{name} is not valid JSON", param=name) from None
+    try:
+        return msgspec.convert(fields, request, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+
+
+@functools.cache
+def _structured(request: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of the fields that are lists or objects."""
+    found = set()
+    described = msgspec.inspect.type_info(request)
+    assert isinstance(described, msgspec.inspect.StructType)
+    for one in described.fields:
+        kinds = one.type.types if isinstance(one.type, msgspec.inspect.UnionType) else (one.type,)
+        kinds = tuple(kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind for kind in kinds)
+        if any(isinstance(kind, _STRUCTURED) for kind in kinds):
+            found.add(one.encode_name)
+    return frozenset(found)
+
+
+_STRUCTURED = (msgspec.inspect.CollectionType, msgspec.inspect.StructType, msgspec.inspect.DictType)
 
 
 async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, Any]:
@@ -196,6 +239,22 @@ async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, A
         )
     await form.close()
     return fields
+
+
+def decode_vectors(request: type[msgspec.Struct], data: bytes, fields: dict[str, Any]) -> Any:
+    """Decode a body of two matrices into `left` and `right`; the other fields come from the query in `fields`."""
+    matrices = _vector_fields(data)
+    # msgspec cannot convert an array into rows of numbers, so the matrices are put in place of none.
+    try:
+        empty = msgspec.convert({**fields, **dict.fromkeys(matrices, ())}, request, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    return msgspec.structs.replace(empty, **matrices)
+
+
+def is_vectors(kind: str, operation: Operation) -> bool:
+    """Whether a content type is of binary vectors, and the row reads them."""
+    return kind == OCTETS and Body.VECTORS in operation.bodies
 
 
 def _vector_fields(data: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from uvicorn.server import ServerState
 
+from phalanx.edges.http.cors import Cors
 from phalanx.telemetry import Log
 
 
@@ -31,18 +32,33 @@ class ConnectionLimits:
 
 
 class Connections(ServerState):
-    """uvicorn's shared state and ours. `on_refused` is told the code of every refusal made below the application."""
+    """uvicorn's shared state and ours. `on_refused` is told the code of every refusal made below the application.
+
+    With `cors`, pages that may call can read those refusals too.
+    """
 
     def __init__(
-        self, limits: ConnectionLimits, log: Log, request_id_header: str, on_refused: Callable[[str], None]
+        self,
+        limits: ConnectionLimits,
+        log: Log,
+        request_id_header: str,
+        on_refused: Callable[[str], None],
+        cors: Cors | None = None,
     ) -> None:
         super().__init__()
         self.limits = limits
         self.log = log
         self.request_id_header = request_id_header.lower().encode()
         self.on_refused = on_refused
+        self.cors = cors
         self.draining = False
         self.all_closed = asyncio.Event()
+        self.default_head = b""
+
+    def renew_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Set the headers of all answers, also in the form in which they are written."""
+        self.default_headers = headers
+        self.default_head = b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 Phase = Literal["idle", "head", "body", "whole", "stopped", "closing"]

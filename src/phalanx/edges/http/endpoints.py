@@ -15,12 +15,18 @@ from phalanx.edges.http.codec import (
     SSE,
     RequestCodec,
     check_length,
+    decode_image,
     decode_json,
+    decode_vectors,
     encode_json,
     encode_vectors,
+    is_image,
+    is_vectors,
+    parse_query,
     read_lines,
     read_whole,
 )
+from phalanx.edges.http.cors import VARY
 from phalanx.edges.http.dialects import DialectRoute
 from phalanx.edges.http.exchange import Exchange
 from phalanx.edges.http.problems import problem_of
@@ -29,6 +35,7 @@ from phalanx.operations import Body, Entrance, Kind, Operation, Stream, call
 from phalanx.services.ticket import Call
 
 MAX_IDEMPOTENCY_KEY_CHARS = 255
+REVALIDATE = (b"cache-control", b"private, max-age=60")
 
 
 def _open_call(exchange: Exchange) -> Call:
@@ -45,6 +52,17 @@ def _open_call(exchange: Exchange) -> Call:
 def _fingerprint(inbound: Call, *parts: bytes) -> None:
     if inbound.idempotency_key is not None:
         inbound.fingerprint = hashlib.sha256(b"\0".join(parts)).digest()
+
+
+def wants_image(exchange: Exchange, operation: Operation, response: Any) -> bool:
+    """Whether to answer with the response's image alone: the row may, there is one, and Accept names images, not JSON."""
+    return (
+        Body.IMAGE in operation.answers
+        and exchange.accepts("image/")
+        and not exchange.accepts("/json")
+        and not exchange.accepts("text/html")
+        and response.image is not None
+    )
 
 
 class OperationEndpoint:
@@ -79,6 +97,8 @@ class OperationEndpoint:
             await _send_stream(
                 exchange, response, default=NDJSON if self._operation.kind is Kind.CLIENT_STREAM else SSE
             )
+        elif wants_image(exchange, self._operation, response):
+            await exchange.respond(200, response.image, f"image/{response.format}")
         elif body is Body.VECTORS:
             await exchange.respond(200, encode_vectors(response), OCTETS)
         elif self._operation.cache == "revalidate":
@@ -106,29 +126,47 @@ class DialectEndpoint:
         inbound = _open_call(exchange)
         route = self._route
         wire: Any = None
+        as_vectors = is_vectors(exchange.media_type, self._operation)
 
         async def read() -> Any:
             nonlocal wire
             kind = exchange.media_type
-            if route.strict_media_type and kind != "application/json" and not kind.endswith("+json"):
+            as_image = Body.IMAGE in self._operation.bodies and is_image(kind)
+            as_raw = as_image or as_vectors
+            if not as_raw and route.strict_media_type and kind != "application/json" and not kind.endswith("+json"):
                 raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send application/json")
             check_length(exchange.headers, self._max_body_bytes)
             data = await read_whole(exchange.chunks(), self._max_body_bytes)
-            _fingerprint(inbound, route.path.encode(), data)
-            wire = decode_json(self._decoder, data)
+            query = exchange.scope["query_string"]
+            _fingerprint(inbound, route.path.encode(), *((query,) if as_raw else ()), data)
+            if as_image:
+                wire = await decode_image(route.wire, data, exchange.headers, parse_query(query))
+            elif as_vectors:
+                wire = decode_vectors(route.wire, data, parse_query(query))
+            else:
+                wire = decode_json(self._decoder, data)
             return route.decode(wire)
 
         response = await call(self._entrance, self._operation, inbound, read)
-        await exchange.respond(200, encode_json(route.encode(wire, response, inbound)))
+        if wants_image(exchange, self._operation, response):
+            await exchange.respond(200, response.image, f"image/{response.format}")
+            return
+        answer = route.encode(wire, response, inbound)
+        if as_vectors:
+            await exchange.respond(200, encode_vectors(answer), OCTETS)
+        else:
+            await exchange.respond(200, encode_json(answer))
 
 
 async def _send_revalidated(exchange: Exchange, body: bytes) -> None:
     """Send an answer that the client may keep, or 304 when it has it."""
     etag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
-    extra = [(b"etag", etag), (b"cache-control", b"private, max-age=60")]
+    exchange.caching = REVALIDATE
+    # What a page may read of it must not be kept for another.
+    extra = [(b"etag", etag), *(() if VARY in exchange.extra else (VARY,))]
     known = [tag.strip().removeprefix(b"W/") for tag in exchange.headers.get(b"if-none-match", b"").split(b",")]
     if etag in known or b"*" in known:
-        await exchange.respond(304, b"", extra=extra)
+        await exchange.respond_empty(304, extra)
     else:
         await exchange.respond(200, body, extra=extra)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from phalanx.edges.http.codec import JSON, encode_json, media_type
+from phalanx.edges.http.fields import Field
+from phalanx.edges.http.limit_headers import limit_headers
 from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
 from phalanx.edges.http.request_id import request_id
+from phalanx.edges.http.security import NO_STORE
 from phalanx.errors import PhalanxError
 from phalanx.services.ticket import Call
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AnswerAtOnce = Callable[[int, list[Field], bytes], bool]
 Envelope = Callable[[PhalanxError, str], Any]
 """An error and the request id to the body that a dialect gives them."""
 
@@ -26,11 +30,16 @@ class ClientLeft(Exception):
 
 
 class Exchange:
-    """A request under way. The answer is sent by `respond`, or piecewise by `begin`, `write`, `end`."""
+    """A request under way. The answer is sent by `respond`, or piecewise by `begin`, `write`, `end`.
+
+    `address` is the caller's and `is_secure` says that they came over TLS, as far as is known: an edge behind proxies sets
+    both. `extra` are headers for whatever is answered; `caching` is its Cache-Control.
+    """
 
     __slots__ = (
-        "_receive", "_send", "body_read", "bytes_in", "bytes_out", "call", "dialect", "envelope", "headers",
-        "operation", "received_at", "request_id", "request_id_header", "route", "scope", "started", "status", "tag",
+        "_answer_at_once", "_receive", "_send", "address", "body_read", "bytes_in", "bytes_out", "caching", "call", "dialect", "envelope",
+        "extra", "headers", "is_secure", "operation", "received_at", "request_id", "request_id_header", "route", "scope",
+        "started", "status", "tag",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id_header: bytes) -> None:
@@ -42,6 +51,11 @@ class Exchange:
         self.request_id = request_id(self.headers.get(request_id_header))
         extension = scope.get("extensions", {}).get("phalanx", {})
         self.received_at: float = extension.get("received_at") or time.perf_counter()
+        self._answer_at_once: AnswerAtOnce | None = extension.get("answer_at_once")
+        self.address = self.peer
+        self.is_secure: bool = scope.get("scheme") == "https"
+        self.extra: tuple[Field, ...] = ()
+        self.caching = NO_STORE
         self.route = ""
         self.operation = ""
         self.dialect = ""
@@ -65,8 +79,8 @@ class Exchange:
         return str(self.scope["path"])
 
     @property
-    def address(self) -> str:
-        """The peer's address; empty when it has none."""
+    def peer(self) -> str:
+        """The address at the other end of the connection; empty when it has none."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
@@ -93,22 +107,36 @@ class Exchange:
             yield chunk
 
     async def respond(
-        self, status: int, body: bytes, content_type: str = JSON, extra: list[tuple[bytes, bytes]] | None = None
+        self, status: int, body: bytes, content_type: str = JSON, extra: Iterable[Field] | None = None
     ) -> None:
         """Send a whole answer."""
-        headers = self._headers(content_type, extra)
+        headers = self._headers(extra)
+        headers.append((b"content-type", content_type.encode()))
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._start(status, headers)
-        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        sent = b"" if self.method == "HEAD" else body
         self.bytes_out += len(body)
+        if self._answer_at_once is not None and self._answer_at_once(status, headers, sent):
+            self.status, self.started = status, True
+            return
+        await self._start(status, headers)
+        await self._send({"type": "http.response.body", "body": sent})
 
-    async def respond_json(self, status: int, value: Any, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+    async def respond_json(self, status: int, value: Any, extra: Iterable[Field] | None = None) -> None:
         """Send a struct, a dict or a list as JSON."""
         await self.respond(status, encode_json(value), extra=extra)
 
+    async def respond_empty(self, status: int, extra: Iterable[Field]) -> None:
+        """Send an answer without content. To 204 and 304 no length belongs (RFC 9110 §8.6)."""
+        headers = self._headers(extra)
+        if status not in (204, 304):
+            headers.append((b"content-length", b"0"))
+        await self._start(status, headers)
+        await self._send({"type": "http.response.body", "body": b""})
+
     async def begin(self, status: int, content_type: str) -> None:
         """Send the head of a streamed answer. Proxies are told not to buffer it."""
-        await self._start(status, self._headers(content_type, [(b"x-accel-buffering", b"no")]))
+        extra = ((b"content-type", content_type.encode()), (b"x-accel-buffering", b"no"))
+        await self._start(status, self._headers(extra))
 
     async def write(self, data: bytes) -> None:
         """Send a piece of a streamed answer; waits while the peer does not read."""
@@ -122,7 +150,8 @@ class Exchange:
     async def fail(self, error: PhalanxError) -> None:
         """Send an error in the envelope of the route's dialect. A body that was not read is not waited for."""
         self.tag = error.code
-        extra: list[tuple[bytes, bytes]] = []
+        self.caching = NO_STORE
+        extra: list[Field] = []
         if error.retry_after_s is not None:
             extra.append((b"retry-after", b"%d" % max(1, -int(-error.retry_after_s // 1))))
         if error.row.http == 401:
@@ -136,16 +165,17 @@ class Exchange:
         content_type = PROBLEM_JSON if self.envelope is problem_body else JSON
         await self.respond(error.row.http, body, content_type, extra)
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _start(self, status: int, headers: list[Field]) -> None:
         self.status = status
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    def _headers(self, content_type: str, extra: list[tuple[bytes, bytes]] | None) -> list[tuple[bytes, bytes]]:
+    def _headers(self, extra: Iterable[Field] | None) -> list[Field]:
         headers = [
-            (b"content-type", content_type.encode()),
             (self.request_id_header, self.request_id.encode()),
             (b"server-timing", self._timing()),
+            self.caching,
+            *self.extra,
         ]
         call = self.call
         if call is not None:
@@ -153,8 +183,10 @@ class Exchange:
             if meter is not None and meter.model:
                 headers.append((b"x-model", meter.model.encode()))
                 headers.append((b"x-model-version", meter.model_version.encode()))
-            if call.rate is not None and call.policy is not None:
-                headers += _rate_headers(call)
+            if call.grant is not None:
+                headers += limit_headers(call.grant)
+            if call.warning:
+                headers.append((b"x-quota-warning", call.warning.encode("ascii", "replace")))
             if call.replayed:
                 headers.append((b"idempotency-replayed", b"true"))
         if extra:
@@ -181,8 +213,10 @@ class Exchange:
             "ms": round((time.perf_counter() - self.received_at) * 1e3, 3),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "peer": self.address,
+            "address": self.address,
         }
+        if self.peer != self.address:
+            line["peer"] = self.peer
         call = self.call
         if call is not None and call.caller is not None:
             line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
@@ -197,18 +231,3 @@ class Exchange:
                 "engine_ms": round(meter.engine_s * 1e3, 3),
             }
         return line
-
-
-def _rate_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    """The IETF draft's fields (structured) and the older `X-RateLimit-*` (seconds)."""
-    assert call.rate is not None
-    assert call.policy is not None
-    rate, (per_minute, _) = call.rate, call.policy
-    reset = -int(-rate.reset_after_s // 1)
-    return [
-        (b"ratelimit-policy", b'"requests";q=%d;w=60' % per_minute),
-        (b"ratelimit", b'"requests";r=%d;t=%d' % (rate.remaining, reset)),
-        (b"x-ratelimit-limit", b"%d" % rate.limit),
-        (b"x-ratelimit-remaining", b"%d" % rate.remaining),
-        (b"x-ratelimit-reset", b"%d" % reset),
-    ]

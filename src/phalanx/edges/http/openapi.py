@@ -30,6 +30,33 @@ SYSTEM: tuple[tuple[str, str, Any, tuple[int, ...]], ...] = (
     ("/info", "Show the default model and the worker's limits (TEI).", Info, (200,)),
 )
 
+_SECURITY_SCHEMES: Document = {
+    "bearer": {
+        "type": "http", "scheme": "bearer", "bearerFormat": "API key or JWT",
+        "description": "An API key, or the access token of a session.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+}  # fmt: skip
+
+_SECONDS: Document = {"type": "integer", "minimum": 0}
+_HEADERS: Document = {
+    "Retry-After": {"description": "Seconds after which the call may succeed.", "schema": _SECONDS},
+    "WWW-Authenticate": {"description": "The scheme to authenticate by.", "schema": {"type": "string"}},
+    "RateLimit-Policy": {
+        "description": "The caller's windows: `q` requests in `w` seconds.", "schema": {"type": "string"},
+        "example": '"requests";q=60;w=60, "month";q=10000;w=2592000',
+    },
+    "RateLimit": {
+        "description": "Of each window, what remains and the seconds until it is whole.", "schema": {"type": "string"},
+        "example": '"requests";r=19;t=1, "month";r=9993;t=864000',
+    },
+}  # fmt: skip
+_HEADERS_OF: dict[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit-Policy", "RateLimit"),
+    503: ("Retry-After",),
+}
+
 BODYLESS_ERRORS = (400, 401, 403, 404, 408, 429, 500, 503, 504)
 BODY_ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
@@ -68,10 +95,8 @@ def openapi(
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            },
+            "headers": _HEADERS,
+            "securitySchemes": _SECURITY_SCHEMES,
         },
     }
 
@@ -102,14 +127,21 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
         "operationId": row.name, "summary": row.summary, "tags": [row.noun], "parameters": parameters,
         "responses": _responses(
             _answers(row, refs[_key(row.response)]), error, PROBLEM_JSON if is_problem else JSON,
-            BODYLESS_ERRORS if row.bodies == (Body.NONE,) else BODY_ERRORS,
+            BODYLESS_ERRORS if row.bodies == (Body.NONE,) else (*BODY_ERRORS, *_fetch_errors(row)),
         ),
     }  # fmt: skip
+    if row.scope == "open":
+        entry["security"] = []
     if row.cache == "revalidate":
         entry["responses"]["304"] = {"description": "The client's copy is current."}
     if row.bodies != (Body.NONE,):
         entry["requestBody"] = {"required": True, "content": _contents(row, refs[_key(row.request)])}
     return entry
+
+
+def _fetch_errors(row: Operation) -> tuple[int, ...]:
+    """An image may be a URL, whose host may fail."""
+    return (502,) if Body.IMAGE in row.bodies and Body.JSON in row.bodies else ()
 
 
 _IDEMPOTENCY: Document = {
@@ -134,6 +166,7 @@ def _contents(row: Operation, schema: Any) -> Document:
             media = NDJSON if row.kind is Kind.CLIENT_STREAM else JSON
             contents[media] = {"schema": schema, "examples": _examples(row.examples)}
         elif body is Body.IMAGE:
+            # Other fields come in the query or as parts of the form, those that are lists or objects as JSON.
             binary = {"type": "string", "contentMediaType": "image/*"}
             contents["image/*"] = {"schema": binary}
             contents["multipart/form-data"] = {
@@ -150,6 +183,8 @@ def _answers(row: Operation, schema: Any) -> Document:
     if row.kind is Kind.CLIENT_STREAM:
         return {NDJSON: {"schema": schema}, SSE: {"schema": schema}}
     answers: Document = {JSON: {"schema": schema}}
+    if Body.IMAGE in row.answers:
+        answers["image/*"] = {"schema": {"type": "string", "contentMediaType": "image/*"}}
     if Body.VECTORS in row.bodies:
         answers[OCTETS] = {"schema": {"type": "string", "contentMediaType": OCTETS}}
     return answers
@@ -163,7 +198,7 @@ def _of_dialect(dialect: Dialect, route: DialectRoute, refs: Document, row: Oper
             "required": True,
             "content": {JSON: {"schema": refs[_key(route.wire)], "examples": _examples(route.examples)}},
         },
-        "responses": _responses({JSON: {"schema": refs[_key(route.answer)]}}, refs[_key(dialect.error)], JSON, BODY_ERRORS),
+        "responses": _responses({JSON: {"schema": refs[_key(route.answer)]}}, refs[_key(dialect.error)], JSON, (*BODY_ERRORS, *_fetch_errors(row))),
     }  # fmt: skip
 
 
@@ -187,6 +222,10 @@ def _responses(answers: Document, error: Any, error_media: str, statuses: Iterab
     out: Document = {"200": {"description": "The answer.", "content": answers}}
     for status in statuses:
         out[str(status)] = {"description": _meaning(status), "content": {error_media: {"schema": error}}}
+        if status in _HEADERS_OF:
+            out[str(status)]["headers"] = {
+                name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS_OF[status]
+            }
     return out
 
 

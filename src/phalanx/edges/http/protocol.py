@@ -13,7 +13,8 @@ uvicorn parses and serialises. What it lacks is added at the methods that asynci
 
 The application finds in `scope["extensions"]["phalanx"]`: `received_at`, the `time.perf_counter()` at which the
 first byte of the request was read, and `on_disconnect(callback)`, which has `callback()` called if the peer
-leaves first. A peer that shuts its sending side counts as one that leaves: a socket cannot tell the two apart.
+leaves first, and `answer_at_once(status, fields, body)`. Setting `cancelled_on_disconnect` has the request's task cancelled then, which spares asking for that task.
+A peer that shuts its sending side counts as one that leaves: a socket cannot tell the two apart.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from time import perf_counter
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from phalanx.edges.http.closing import ClosingProtocol
 from phalanx.edges.http.connections import Connections
 from phalanx.edges.http.eager import start_eagerly
+from phalanx.edges.http.fields import Field
 from phalanx.edges.http.pace import Pace
 from phalanx.edges.http.refusal import problem_bytes, problem_headers
 from phalanx.errors import (
@@ -134,7 +136,9 @@ class Connection(ClosingProtocol):
         self._overhead = self._chunk_size
         self._phase = "head"
         self.deadline = self._read_at + self.limits.read_timeout_s
-        own: dict[object, object] = {"received_at": self._begun_at, "on_disconnect": self._listen}
+        own: dict[object, object] = {
+            "received_at": self._begun_at, "on_disconnect": self._listen, "answer_at_once": self._answer_at_once,
+        }  # fmt: skip
         self.scope["extensions"] = {"phalanx": own}
 
     def on_headers_complete(self) -> None:
@@ -294,11 +298,35 @@ class Connection(ClosingProtocol):
 
     # What the application does with it.
 
+    def _answer_at_once(self, status: int, fields: list[Field], body: bytes) -> bool:
+        """Send a whole answer in one piece. Returns False, and does nothing, where the ordinary way is needed.
+
+        uvicorn looks at each name and value by two regular expressions, which took a sixth of a cached answer's time.
+        The fields are the application's own, in lower case, with a Content-Length; that none breaks its line is seen
+        from the number of lines.
+        """
+        cycle = self._running
+        if cycle is None or cycle.response_started or cycle.disconnected or self.flow.write_paused:
+            return False
+        head = b"".join([b"%b: %b\r\n" % field for field in fields])
+        if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields) or b"\0" in head:
+            return False
+        if not cycle.keep_alive or b"connection: " in head:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        self._socket.write(b"".join((STATUS_LINE[status], self.state.default_head, head, b"\r\n", body)))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
+
     def _launch(self, cycle: RequestResponseCycle) -> None:
         task = start_eagerly(self.loop, self._answer(cycle))
         if not task.done():
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+            if self._running is cycle and "cancelled_on_disconnect" in cycle.scope["extensions"]["phalanx"]:
+                self._listen(task.cancel)
 
     async def _answer(self, cycle: RequestResponseCycle) -> None:
         """Run the application, in place of uvicorn's `run_asgi`, which words a failure as plain text."""

@@ -57,15 +57,24 @@ class Routes:
         methods = self._exact.get(path)
         params: dict[str, str] = {}
         if methods is None:
-            for pattern, candidates in self._patterns:
-                matched = pattern.match(path)
-                if matched:
-                    methods, params = candidates, matched.groupdict()
-                    break
-            else:
-                raise NotFound(f"there is no route {path[:200]!r}; /docs lists all")
+            methods, params = self._search(path)
         endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
         if endpoint is None:
-            allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+            allowed = ", ".join(_names(methods))
             raise MethodNotAllowed(f"{method} is not answered here; {allowed} is", allow=allowed)
         return Match(endpoint, params)
+
+    def methods(self, path: str) -> list[str]:
+        """Return the methods that a path answers. Raises `NotFound`."""
+        return _names(self._exact.get(path) or self._search(path)[0])
+
+    def _search(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]]:
+        for pattern, methods in self._patterns:
+            matched = pattern.match(path)
+            if matched:
+                return methods, matched.groupdict()
+        raise NotFound(f"there is no route {path[:200]!r}; /docs lists all")
+
+
+def _names(methods: dict[str, Endpoint]) -> list[str]:
+    return sorted({*methods, *(["HEAD"] if "GET" in methods else [])})

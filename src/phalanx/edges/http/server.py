@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, cast
 from uvicorn.config import Config
 
 from phalanx.edges.http.connections import ConnectionLimits, Connections
+from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.listeners import BACKLOG, CannotListen, bind, make_room
 from phalanx.edges.http.protocol import Connection
+from phalanx.edges.http.security import SECURITY_HEADERS
 from phalanx.telemetry import Log
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -43,7 +45,7 @@ class HttpServer:
     listened on in place of `host` and `port`. Durations are in seconds. `on_draining` is called as a stop
     begins, while the listeners still accept: this is when `/readyz` turns false. After `drain_delay_s` they
     close; calls under way are given `drain_timeout_s`, then cancelled. `on_refused` is told the code of each
-    refusal that the application never saw.
+    refusal that the application never saw; `cors` says which pages may read one.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class HttpServer:
         on_draining: Callable[[], None] = lambda: None,
         on_refused: Callable[[str], None] = lambda code: None,
         request_id_header: str = "X-Request-Id",
+        cors: Cors | None = None,
         sockets: Sequence[socket.socket] = (),
         setting: str = "PORT",
     ) -> None:
@@ -73,7 +76,7 @@ class HttpServer:
         self._sockets = list(sockets)
         self._bound_port: int | None = None
         self._listeners: list[asyncio.Server] = []
-        self._state = Connections(self._limits, log, request_id_header, on_refused)
+        self._state = Connections(self._limits, log, request_id_header, on_refused, cors)
         # The logs are ours, and so is the trust in proxies' headers.
         self._config = Config(
             cast("Any", app), http="httptools", ws="none", lifespan="off", interface="asgi3", log_config=None,
@@ -143,12 +146,16 @@ class HttpServer:
         """Have a drain under way, or the next one, give up waiting."""
         self._hurry.set()
 
-    async def drain(self) -> None:
-        """Stop in order: say so, wait, close the listeners, let calls finish, cancel the rest, drop what is left."""
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Stop in order: say so, wait, close the listeners, let calls finish, cancel the rest, drop what is left.
+
+        `at_once` leaves out the first wait: other processes go on accepting on the same sockets, or nobody watches.
+        """
         self._state.draining = True
         self._on_draining()
-        self._log.info("draining", delay_s=self._drain_delay_s, connections=self.connections)
-        await self._unless_hurried(asyncio.sleep(self._drain_delay_s), None)
+        delay_s = 0.0 if at_once else self._drain_delay_s
+        self._log.info("draining", delay_s=delay_s, connections=self.connections)
+        await self._unless_hurried(asyncio.sleep(delay_s), None)
         for listener in self._listeners:
             listener.close()
         for bound in self._sockets:
@@ -192,11 +199,11 @@ class HttpServer:
         return cast("list[Connection]", list(self._state.connections))
 
     def _sweep(self) -> None:
-        """Look at every connection's deadlines, and renew the Date header, about once a second."""
+        """Look at every connection's deadlines, and renew the headers of all answers, about once a second."""
         limits = self._limits
         shortest = min(limits.read_timeout_s, limits.write_timeout_s, limits.idle_timeout_s)
         self._sweep_timer = asyncio.get_running_loop().call_later(min(1.0, shortest / 4), self._sweep)
-        self._state.default_headers = [(b"date", formatdate(time(), usegmt=True).encode())]
+        self._state.renew_headers([(b"date", formatdate(time(), usegmt=True).encode()), *SECURITY_HEADERS])
         now = perf_counter()
         for connection in self._open():
             if connection.deadline <= now or connection.write_deadline <= now:

@@ -16,6 +16,8 @@ from phalanx.services.health import HealthService
 from phalanx.services.models import ModelRegistry
 
 HTML = "text/html; charset=utf-8"
+PROBES = frozenset({"/livez", "/readyz", "/readiness", "/startupz", "/health", "/api/health"})
+"""Asked by what runs the worker, from beside it: answered in clear too."""
 CSP = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
@@ -89,7 +91,7 @@ class SystemEndpoints:
 
     async def index(self, exchange: Exchange, params: dict[str, str]) -> None:
         """Lead to the reference page."""
-        await exchange.respond(307, b"", extra=[(b"location", b"/docs")])
+        await exchange.respond_empty(307, [(b"location", b"/docs")])
 
     async def health(self, exchange: Exchange, params: dict[str, str]) -> None:
         """200 healthy or degraded, 503 unhealthy."""
@@ -135,4 +137,4 @@ class SystemEndpoints:
 
     async def _probe(self, exchange: Exchange, reasons: tuple[str, ...]) -> None:
         answer = ProbeAnswer("unavailable" if reasons else "ok", reasons)
-        await exchange.respond_json(503 if reasons else 200, answer, [(b"cache-control", b"no-store")])
+        await exchange.respond_json(503 if reasons else 200, answer)

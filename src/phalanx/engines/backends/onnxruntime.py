@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from phalanx.engines.backends import Ids, Precision, Vectors
 from phalanx.engines.backends.devices import gpu_name, processor_name
+from phalanx.engines.backends.images import Pixels, Port, Tensors, numbered, only_input
 from phalanx.engines.backends.signature import read_signature
 from phalanx.errors import Unavailable
 
@@ -30,18 +33,10 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, graph: Path, *, device: str = "cpu", precision: Precision = "f32", threads: int) -> None:
-        if precision != "f32":
-            raise Unavailable(
-                f"PRECISION is {precision}, which ONNX Runtime has not; set PRECISION=f32, or ENGINE=openvino"
-            )
         self.device = device
         self.threads = threads if device == "cpu" else 0
-        self._session = _open(graph, device, threads)
-        if device != "cpu" and CUDA not in self._session.get_providers():
-            raise Unavailable(
-                f"DEVICE is {device}, but CUDA could not be started there; see the log, or set DEVICE=cpu"
-            )
-        self.device_name = processor_name() if device == "cpu" else gpu_name(_number(device))
+        self._session = open_session(graph, device=device, precision=precision, threads=threads)
+        self.device_name = name_of(device)
         signature = read_signature(
             graph.name,
             {port.name: len(port.shape) for port in self._session.get_inputs()},
@@ -62,6 +57,46 @@ class OnnxRuntimeBackend:
             feeds["token_type_ids"] = np.zeros_like(input_ids)
         result: Vectors = self._session.run(self._outputs, feeds)[0]
         return result
+
+
+class OnnxRuntimeImages:
+    """A network that looks at pictures. Its results are arrays of their own."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, *, device: str = "cpu", precision: Precision = "f32", threads: int) -> None:
+        self.device, self.precision = device, precision
+        self.threads = threads if device == "cpu" else 0
+        self._session = open_session(graph, device=device, precision=precision, threads=threads)
+        self.device_name = name_of(device)
+        self.input = only_input(graph.name, _ports(self._session.get_inputs()))
+        self.outputs = _ports(self._session.get_outputs())
+
+    def infer(self, pixels: Pixels) -> Tensors:
+        """Run one batch."""
+        results = self._session.run(None, {self.input.name: pixels})
+        return dict(zip((port.name for port in self.outputs), results, strict=True))
+
+
+def _ports(ports: Iterable[Any]) -> list[Port]:
+    return [Port(port.name, numbered(port.shape)) for port in ports]
+
+
+def open_session(graph: Path, *, device: str, precision: Precision, threads: int) -> ort.InferenceSession:
+    """Load a graph. Raises `Unavailable` when it, the device or the precision is not to be had."""
+    if precision != "f32":
+        raise Unavailable(
+            f"PRECISION is {precision}, which ONNX Runtime has not; set PRECISION=f32, or ENGINE=openvino"
+        )
+    session = _open(graph, device, threads)
+    if device != "cpu" and CUDA not in session.get_providers():
+        raise Unavailable(f"DEVICE is {device}, but CUDA could not be started there; see the log, or set DEVICE=cpu")
+    return session
+
+
+def name_of(device: str) -> str:
+    """Return what a device, `cpu` or `cuda:<n>`, calls itself."""
+    return processor_name() if device == "cpu" else gpu_name(_number(device))
 
 
 def _open(graph: Path, device: str, threads: int) -> ort.InferenceSession:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from phalanx.engines.backends import EngineName, Precision, open_backend, runs_bf16
+from phalanx.engines.backends import Precision, open_backend
+from phalanx.engines.choice import EngineChoice
 from phalanx.engines.text.golden import check_golden, read_golden, require_golden
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
@@ -19,16 +19,6 @@ FIXED_SHAPES = ((1, 8), (1, 16))
 from 32 tokens on it gains nothing."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineChoice:
-    """What runs a model; `auto` and None decide by the machine. `threads` is by default what the CPU quota allows."""
-
-    engine: EngineName = "auto"
-    device: str = "auto"
-    precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
-    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +67,14 @@ def load_text_model(spec: TextSpec, files: TextFiles, choice: EngineChoice | Non
             fixed_shapes=FIXED_SHAPES if fixed else (),
         )
         _require(spec, backend.dimensions, backend.precision, choice.precision)
-        return TextModel(replace(spec, dimensions=backend.dimensions), tokenizer, backend)
+        arithmetic = f"{backend.name} {backend.device.partition(':')[0]} {backend.precision}"
+        return TextModel(replace(spec, dimensions=backend.dimensions, arithmetic=arithmetic), tokenizer, backend)
 
     def exact() -> TextModel:
         return load("f32", fixed=False)
 
     golden = read_golden(files.golden) if files.golden else None
-    wanted = _wanted(choice)
+    wanted = choice.first_precision()
     model = load(wanted, fixed=True)
     result = check_golden(model, exact, golden)
     if not result.holds and choice.precision == "auto" and wanted == "bf16":
@@ -93,12 +84,6 @@ def load_text_model(spec: TextSpec, files: TextFiles, choice: EngineChoice | Non
     require_golden(model, result)
     model.warm()
     return model
-
-
-def _wanted(choice: EngineChoice) -> Precision:
-    if choice.precision in ("auto", "int8"):
-        return "bf16" if runs_bf16(choice.engine, choice.device) else "f32"
-    return "bf16" if choice.precision == "bf16" else "f32"
 
 
 def _require(spec: TextSpec, dimensions: int, precision: str, wanted: str) -> None:

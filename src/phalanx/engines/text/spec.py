@@ -17,7 +17,8 @@ class TextSpec:
 
     `sha256` is of the weights, `tokenizer_sha256` of `tokenizer.json`. `max_tokens` is where texts are cut and
     `positions` the most that the model has room for, both with special tokens. `prompts` are prefixes by name.
-    `dimensions` 0 stands for those of the graph, until it is loaded.
+    `dimensions` 0 stands for those of the graph, until it is loaded; `arithmetic` is what the graph is then run by:
+    engine, kind of device and precision.
     """
 
     name: str
@@ -29,12 +30,17 @@ class TextSpec:
     pooling: Pooling = "mean"
     prompts: Mapping[str, str] = field(default_factory=dict)
     tokenizer_sha256: str = ""
+    arithmetic: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of all that decides a raw vector beside text and options; caches are keyed by it."""
+        """32 hex digits of all that decides a raw vector beside text and options.
+
+        Caches are keyed by it, also one that workers of different engines share: whoever asked for float32 must not get
+        what bfloat16 gave another.
+        """
         facts = (
             self.version, self.sha256, self.tokenizer_sha256, self.pooling, self.max_tokens, self.dimensions,
-            sorted(self.prompts.items()),
+            self.arithmetic, sorted(self.prompts.items()),
         )  # fmt: skip
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

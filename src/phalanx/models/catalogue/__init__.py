@@ -15,6 +15,9 @@ from phalanx.models.pins import Digest, FileName, Pin
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 Task = Literal["text-embedding", "face-detection", "face-embedding"]
 
+SETTINGS_OF: Mapping[Task, str] = {"text-embedding": "text", "face-detection": "detection", "face-embedding": "face"}
+"""Which field of an entry holds what the engine of each task must know."""
+
 
 class InvalidCatalogue(Unavailable):
     """A catalogue file cannot be used; the detail names the file and the field."""
@@ -44,6 +47,41 @@ class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.max_tokens > self.positions:
             raise ValueError(f"text.max_tokens {self.max_tokens} is over text.positions {self.positions}")
+
+
+class DetectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a face detector's engine must know beside the weights.
+
+    `architecture` decides how its outputs are read, `input_size` is the side in pixels of the square that it looks
+    at, `threshold` the score from which on something counts as a face.
+    """
+
+    architecture: Literal["blazeface-full-range", "blazeface-short-range"]
+    input_size: Annotated[int, msgspec.Meta(ge=32, le=2048)]
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+class FaceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an engine of face vectors must know beside the weights.
+
+    It takes a square of `input_size` pixels a side, with the face where `template` has it, channels in the order of
+    `channels`; a level v of 0 to 255 is fed as `(v - offset) / scale`. Two vectors are of one person when their
+    distance (`euclidean`) is at most, or their similarity (`cosine`) at least, `threshold`; `meaning` says what that
+    was measured on.
+    """
+
+    input_size: Annotated[int, msgspec.Meta(ge=32, le=1024)]
+    template: Literal["dlib", "arcface"]
+    metric: Literal["euclidean", "cosine"]
+    threshold: Annotated[float, msgspec.Meta(gt=-1, lt=100)]
+    meaning: str
+    channels: Literal["rgb", "bgr"] = "rgb"
+    offset: float = 0.0
+    scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.metric == "cosine" and self.threshold >= 1:
+            raise ValueError(f"face.threshold {self.threshold} is no cosine below 1")
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,12 +161,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     conversion: str | None = None
     text: TextSettings | None = None
+    detection: DetectionSettings | None = None
+    face: FaceSettings | None = None
 
     def __post_init__(self) -> None:
         if self.primary not in self.files:
             raise ValueError(f"primary {self.primary!r} is none of files: {', '.join(self.files)}")
-        if (self.text is None) is (self.task == "text-embedding"):
-            raise ValueError(f"text is for the task text-embedding and needed there; the task is {self.task}")
+        for task, field in SETTINGS_OF.items():
+            if (getattr(self, field) is None) is (self.task == task):
+                raise ValueError(f"{field} is for the task {task} and needed there; the task is {self.task}")
         if self.dimensions is None and self.task.endswith("embedding"):
             raise ValueError(f"dimensions is needed for the task {self.task}")
         for number, source in enumerate(self.sources):

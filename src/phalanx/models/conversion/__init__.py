@@ -23,5 +23,12 @@ def convert_bert(folder: Path) -> list[str]:
     return write_graph(folder)
 
 
-CONVERTERS: dict[str, Callable[[Path], list[str]]] = {"bert": convert_bert}
+def convert_dlib_resnet(folder: Path) -> list[str]:
+    """Write `model.onnx` beside dlib's `model.dat`. Raises `UnsupportedModel`."""
+    from phalanx.models.conversion.dlib import write_graph
+
+    return write_graph(folder)
+
+
+CONVERTERS: dict[str, Callable[[Path], list[str]]] = {"bert": convert_bert, "dlib-resnet": convert_dlib_resnet}
 """Every conversion by the name that a catalogue entry gives it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,16 @@ Pooling = Literal["mean", "cls"]
 ROWS, LENGTH, ROUNDS = 16, 64, 12
 
 
+# One for the process, never let go: see `openvino_core` of the engines' backends.
+_core = functools.cache(ov.Core)
+
+
 class Trial:
     """A text encoder's graph on OpenVINO, in the precision named."""
 
     def __init__(self, graph: Path, precision: str) -> None:
         settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        self._compiled = ov.Core().compile_model(graph, "CPU", settings)
+        self._compiled = _core().compile_model(graph, "CPU", settings)
 
     def units(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> Floats:
         """Return the unit vectors of texts given as token ids, `[texts, d]`."""
@@ -48,7 +53,7 @@ def speed_ratio(before: Path, after: Path) -> float:
     The least of twelve times each, taken in turn so that a busy machine treats both alike.
     """
     precisions = ["f32"]
-    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         precisions.append("bf16")
     old, new = [Trial(before, precision) for precision in precisions], Trial(after, "f32")
     times = [(min(trial.seconds() for trial in old), new.seconds()) for _ in range(ROUNDS)]

@@ -52,7 +52,9 @@ def fetch(
     """
     if importlib.util.find_spec("pip") is None:
         raise UpstreamFailed(f"{source}: this Python has no pip; `python -m ensurepip` adds it")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as scratch:
+    # Absolute, since pip runs build backends in a folder of their own: a relative path would lead past the inert one,
+    # and the archive's own setup would run.
+    with tempfile.TemporaryDirectory(dir=folder.absolute(), prefix=".pip-") as scratch:
         archive = _download(source, Path(scratch), progress, options)
         members = {file: Member(path, folder / file, files[file]) for file, path in paths.items()}
         extract(archive, members, progress=progress)

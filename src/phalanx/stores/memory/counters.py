@@ -1,4 +1,4 @@
-"""Integers by key, bounded in number, for the limiter and the quotas."""
+"""Integers by key, bounded in number, for the limiter."""
 
 from __future__ import annotations
 
@@ -35,10 +35,6 @@ class BoundedCounters:
         elif len(values) >= self._max_entries:
             self._drop_one()
         values[key] = value
-
-    def discard(self, key: str) -> None:
-        """Forget `key` if it is there."""
-        self._values.pop(key, None)
 
     def _drop_one(self) -> None:
         values = self._values

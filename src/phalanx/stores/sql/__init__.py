@@ -1,1 +1,1 @@
-"""State in a relational database, through SQLAlchemy Core: SQLite now."""
+"""State in a relational database, through SQLAlchemy Core: SQLite or PostgreSQL."""

@@ -10,23 +10,53 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from phalanx.settings import SettingsError
+
+T = TypeVar("T")
 
 SCHEMES = ("sqlite:///", "sqlite+aiosqlite:///")
+# SQLite has one writer at a time, and each connection is a thread of its own: a few readers beside it will do.
+POOL_SIZE = 4
+BUSY_TIMEOUT_S = 5.0
+BEGIN_IMMEDIATE = "BEGIN IMMEDIATE"
+
+
+def open_engine(path: Path, busy_timeout_s: float) -> AsyncEngine:
+    """Return an engine of four connections to the file."""
+    target = URL.create("sqlite+aiosqlite", database=str(path))
+    engine = create_async_engine(target, pool_size=POOL_SIZE, max_overflow=0, hide_parameters=True)
+    tune(engine.sync_engine, path, busy_timeout_s)
+    return engine
+
+
+def run_alone(path: Path, work: Callable[[Connection], T]) -> T:
+    """Run work in one transaction that excludes other writers from its start."""
+    engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)), poolclass=NullPool)
+    tune(engine, path, BUSY_TIMEOUT_S)
+    begin_immediate(engine)
+    with engine.begin() as connection:
+        return work(connection)
 
 
 def sqlite_path(url: str) -> Path:
-    """Return the file that a `DATABASE_URL` names. Raises ValueError that shows nothing of a password."""
+    """Return the file that a `DATABASE_URL` names. Raises `SettingsError`, which shows nothing of a password."""
     scheme = next((scheme for scheme in SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
         found = f"begins with {url.split(':')[0]!r}" if "://" in url else "is no URL"
-        raise ValueError(f"DATABASE_URL {found}; this version understands sqlite:///path")
+        raise SettingsError([f"DATABASE_URL: it {found}; postgresql://… and sqlite:///path are understood."])
     path = url.removeprefix(scheme)
     if path in ("", ":memory:"):
-        raise ValueError("DATABASE_URL names no file, and nothing would outlive the worker; use sqlite:///path")
+        raise SettingsError(
+            ["DATABASE_URL: it names no file, and nothing would outlive the worker; use sqlite:///path."]
+        )
     return Path(path)
 
 
@@ -68,4 +98,4 @@ def begin_immediate(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(BEGIN_IMMEDIATE)

@@ -5,20 +5,27 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Double,
+    ForeignKey,
     Index,
+    Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
     Text,
     UniqueConstraint,
+    false,
+    true,
 )
 
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
@@ -38,17 +45,103 @@ api_keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+    Column("last_used_at", Double),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("digest"),
     Index(None, "organisation", "created_at"),
 )
 
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    PrimaryKeyConstraint("id"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(64), nullable=False),
+    Column("email", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("staff", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("email"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("organisation", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("joined_at", Double, nullable=False),
+    PrimaryKeyConstraint("organisation", "user_id"),
+    Index(None, "user_id"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), nullable=False),
+    Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("refreshed_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Column("ended_at", Double),
+    PrimaryKeyConstraint("id"),
+    Index(None, "user_id", "created_at"),
+    Index(None, "expires_at"),
+)
+
+# The version of the feed is the row's number. Writers on PostgreSQL take turns (an advisory lock), so that numbers become
+# visible in their order and a reader that asks for what is newer than the newest it saw misses none.
+changes = Table(
+    "changes",
+    metadata,
+    Column("version", BigInteger().with_variant(Integer, "sqlite"), autoincrement=True, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("version"),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", String(64), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    PrimaryKeyConstraint("id"),
+    Index(None, "organisation", "id"),
+)
+
 # Ids are UUIDv7, so that without a row id of its own SQLite appends to one tree and keeps the events in time's order.
-# The index answers the sums of an organisation and, alone, the counts that quotas start from.
+# PostgreSQL has a partition for each day inside the id, which makes the id alone decide where an event lies: ids stay
+# unique over all partitions, and a day that is no longer wanted is dropped, not deleted row by row. Bounds are compared
+# byte by byte (collation C), whatever language the database speaks.
 usage_events = Table(
     "usage_events",
     metadata,
-    Column("id", String(64), nullable=False),
+    Column("id", String(64).with_variant(String(64, collation="C"), "postgresql"), nullable=False),
     Column("at", Double, nullable=False),
     Column("organisation", Text, nullable=False),
     Column("key_id", Text, nullable=False),
@@ -60,7 +153,51 @@ usage_events = Table(
     Column("model", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("latency_ms", Double, nullable=False),
+    Column("user_id", Text, nullable=False, server_default=""),
+    Column("request_id", Text, nullable=False, server_default=""),
+    Column("billed", Boolean, nullable=False, server_default=true()),
+    Column("simulated", Boolean, nullable=False, server_default=false()),
+    Column("day", String(10), nullable=False, server_default=""),
     PrimaryKeyConstraint("id"),
     Index(None, "organisation", "at", "status"),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (id)",
+)
+
+# Sums by UTC day of the event's id. Moved with the events, in one transaction, by those that were new.
+usage_daily = Table(
+    "usage_daily",
+    metadata,
+    Column("day", String(10), nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("billed", BigInteger, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cached", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "organisation", "key_id", "operation", "model"),
+    Index(None, "organisation", "day"),
+    sqlite_with_rowid=False,
+)
+
+# How far the journal of each live process has reached the ledger: what `complete_until` is the least of.
+usage_writers = Table(
+    "usage_writers",
+    metadata,
+    Column("journal", Text, nullable=False),
+    Column("complete_until", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    PrimaryKeyConstraint("journal"),
+)
+
+# Days whose events were let go: their sums stand alone.
+usage_expired = Table(
+    "usage_expired",
+    metadata,
+    Column("day", String(10), nullable=False),
+    PrimaryKeyConstraint("day"),
 )

@@ -585,9 +585,7 @@ def test_the_application_is_told_when_the_request_was_read_and_when_the_peer_lea
     async def app(scope: Any, receive: Any, send: Any) -> None:
         own = scope["extensions"]["phalanx"]
         facts["waited_s"] = perf_counter() - own["received_at"]
-        task = asyncio.current_task()
-        assert task is not None
-        own["on_disconnect"](task.cancel)
+        own["cancelled_on_disconnect"] = True
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError:
@@ -803,7 +801,8 @@ async def written_for(pieces: list[bytes]) -> bytes:
     for piece in pieces:
         # As the loop does: outside any task.
         loop.call_soon(connection.data_received, piece)
-        for _ in range(6):
+        # Each of the six messages may take a few turns.
+        for _ in range(30):
             await asyncio.sleep(0)
     connection.connection_lost(None)
     await asyncio.sleep(0)
@@ -844,3 +843,61 @@ def test_no_bytes_make_a_connection_fail(pieces: list[bytes]) -> None:
         assert written == b"" or written.startswith(b"HTTP/1.1 ")
 
     uvloop.run(check())
+
+
+def at_once(*extra: tuple[bytes, bytes], body: bytes = b"hello", status: int = 200) -> Any:
+    """Return an application that answers in one piece where it may, and says in the body where it may not."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"content-length", b"%d" % len(body)), *extra]
+        if not scope["extensions"]["phalanx"]["answer_at_once"](status, fields, body):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+            await send({"type": "http.response.body", "body": b"ordinary"})
+
+    return app
+
+
+def test_a_whole_answer_goes_out_in_one_piece(run: Any, serve: Any) -> None:
+    """With the headers of all answers, one after another on a kept connection, pipelined too."""
+
+    async def check() -> None:
+        async with serve(at_once((b"x-own", b"1"))) as served:
+            peer = await served.connect()
+            for _ in range(2):
+                peer.send(GET)
+                answer = await peer.answer()
+                assert (answer.status, answer.body, answer.headers["x-own"]) == (200, b"hello", "1")
+                assert "date" in answer.headers
+                assert answer.headers["x-content-type-options"] == "nosniff"
+            peer.send(GET * 3)
+            assert [(await peer.answer()).body for _ in range(3)] == [b"hello"] * 3
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    "field", [(b"x", b"a\r\nset-cookie: b"), (b"x", b"a\nb"), (b"x", b"a\0"), (b"connection", b"close")]
+)
+def test_fields_that_are_more_than_one_line_go_the_ordinary_way(run: Any, serve: Any, field: Any) -> None:
+    """There they are refused, or heeded."""
+
+    async def check() -> None:
+        async with serve(at_once(field)) as served:
+            peer = await served.connect()
+            peer.send(GET)
+            assert (await peer.answer()).body == b"ordinary"
+
+    run(check())
+
+
+def test_the_last_answer_of_a_connection_goes_the_ordinary_way(run: Any, serve: Any) -> None:
+    """It says that it is the last."""
+
+    async def check() -> None:
+        async with serve(at_once()) as served:
+            peer = await served.connect()
+            peer.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            answer = await peer.answer()
+            assert (answer.body, answer.headers["connection"]) == (b"ordinary", "close")
+
+    run(check())

@@ -145,6 +145,27 @@ def test_hurrying_ends_the_wait_of_a_drain(run: Any, serve: Any) -> None:
     run(check())
 
 
+def test_a_drain_at_once_leaves_out_the_delay_and_no_more(run: Any, serve: Any) -> None:
+    """As when others go on accepting on the same sockets: calls under way still finish."""
+
+    async def check() -> None:
+        gate = Gate()
+        async with serve(gate, drain_delay_s=30, drain_timeout_s=30, limits=LONG) as served:
+            peer = await served.connect()
+            peer.send(asks("/slow"))
+            await gate.entered.wait()
+            draining = asyncio.ensure_future(served.server.drain(at_once=True))
+            await asyncio.sleep(0.05)
+            with pytest.raises(ConnectionError):
+                await served.connect()
+            gate.open.set()
+            async with asyncio.timeout(1):
+                await draining
+            assert (await peer.answer()).status == 200
+
+    run(check())
+
+
 def test_a_request_half_read_when_the_listeners_close_is_still_answered(run: Any, serve: Any) -> None:
     async def check() -> None:
         async with serve(drain_timeout_s=5.0, limits=LONG) as served:
@@ -221,7 +242,7 @@ def process() -> Any:
 def connect_to(port: int) -> socket.socket:
     end = socket.create_connection(("127.0.0.1", port), timeout=5)
     end.sendall(GET)
-    assert end.recv(100).startswith(b"HTTP/1.1 200")
+    assert end.recv(1000).startswith(b"HTTP/1.1 200")
     return end
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from phalanx.engines.backends import runs_bf16
-from phalanx.engines.text import golden, load
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.text import golden
 from phalanx.engines.text.golden import (
     Golden,
     GoldenResult,
@@ -21,7 +22,7 @@ from phalanx.engines.text.golden import (
     require_golden,
     stored_golden,
 )
-from phalanx.engines.text.load import EngineChoice, TextFiles, load_text_model
+from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.model import TextModel
 from phalanx.engines.text.spec import TextSpec
 from phalanx.errors import Unavailable
@@ -45,6 +46,16 @@ def test_auto_precision_is_what_the_processor_has(version: Path) -> None:
 def test_onnxruntime_is_float32_by_itself(version: Path) -> None:
     model = load_text_model(SPEC, TextFiles.of_version(version), EngineChoice(engine="onnxruntime", device="cpu"))
     assert (model.backend.name, model.backend.precision) == ("onnxruntime", "f32")
+
+
+def test_workers_with_another_engine_share_no_vectors(version: Path) -> None:
+    files = TextFiles.of_version(version)
+    by_engine = [
+        load_text_model(SPEC, files, EngineChoice(engine=engine, device="cpu", precision="f32", threads=1)).spec
+        for engine in ("openvino", "onnxruntime", "openvino")
+    ]
+    assert by_engine[0].arithmetic == "openvino cpu f32"
+    assert by_engine[0].fingerprint == by_engine[2].fingerprint != by_engine[1].fingerprint
 
 
 def test_auto_falls_back_to_float32_when_the_golden_check_fails(
@@ -150,4 +161,4 @@ def test_stored_vectors_are_of_unit_length_and_of_those_weights_only(tmp_path: P
 def test_a_result_below_what_is_needed_does_not_hold() -> None:
     assert GoldenResult(0.9999, "x", 0.9999).holds
     assert not GoldenResult(0.99989, "x", 0.9999).holds
-    assert load.EngineChoice().precision == "auto"
+    assert EngineChoice().precision == "auto"

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from phalanx.engines.text.load import EngineChoice, load_text_model
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.text.load import load_text_model
 from phalanx.engines.text.local import LocalModel, find_local_model
 from phalanx.errors import InvalidRequest, Unavailable
 from phalanx.models.conversion import CONVERTERS

@@ -164,5 +164,8 @@ def test_the_fingerprint_follows_what_decides_a_vector() -> None:
     base = TextSpec(**facts)  # type: ignore[arg-type]
     same = TextSpec(**facts | {"name": "alias"})  # type: ignore[arg-type]
     assert base.fingerprint == same.fingerprint
-    for change in ({"version": "w"}, {"sha256": "t"}, {"max_tokens": 9}, {"pooling": "cls"}, {"prompts": {"q": "x"}}):
+    for change in (
+        {"version": "w"}, {"sha256": "t"}, {"tokenizer_sha256": "u"}, {"max_tokens": 9}, {"pooling": "cls"},
+        {"prompts": {"q": "x"}}, {"arithmetic": "onnxruntime cpu f32"},
+    ):  # fmt: skip
         assert TextSpec(**facts | change).fingerprint != base.fingerprint  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-import openvino as ov
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from phalanx.engines.backends.openvino import openvino_core
 from phalanx.models.conversion import CONVERTERS, UnsupportedModel
 from phalanx.models.conversion.calibration import CHECKS, calibration_ids, calibration_texts
 from phalanx.models.conversion.quantize import QuantizeReport, quantize
@@ -90,7 +90,7 @@ def vectors(folder: Path, ids: npt.NDArray[np.int64], engine: str) -> npt.NDArra
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         tokens = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
     else:
-        compiled = ov.Core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino_core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         tokens = compiled([ids, mask])[0]
     found = np.asarray(tokens, dtype=np.float32).mean(axis=1)
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)

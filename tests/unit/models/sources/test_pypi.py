@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.models.conftest import FILES, Remembering, make_pins
 
+from hub import FILES, Remembering, make_pins
 from phalanx.errors import UpstreamFailed
 from phalanx.models.catalogue import PypiSource, Target
 from phalanx.models.pins import WrongBytes
@@ -100,6 +100,18 @@ def test_a_wheel_of_another_platform_and_python_is_taken(shelf: Path, room: Path
 def test_an_sdist_is_taken_without_running_its_setup(shelf: Path, room: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     download(make_sdist(shelf, marker), shelf, room)
+    assert {path.name: path.read_bytes() for path in room.rglob("*")} == FILES
+    assert not marker.exists()
+
+
+def test_an_sdist_is_not_run_where_the_folder_of_models_is_relative(
+    shelf: Path, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip starts build backends in another folder, where a relative path to the inert one would not be found."""
+    marker = tmp_path / "ran"
+    source = make_sdist(shelf, marker)
+    monkeypatch.chdir(room.parent)
+    download(source, shelf, Path(room.name))
     assert {path.name: path.read_bytes() for path in room.rglob("*")} == FILES
     assert not marker.exists()
 

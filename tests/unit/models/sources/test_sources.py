@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.models.conftest import FILES, Remembering, make_pins, write_files
 
+from hub import FILES, Remembering, make_pins, write_files
 from phalanx.errors import InvalidRequest, UpstreamFailed
 from phalanx.models.catalogue import FileSource, HubSource, Source, WebSource
 from phalanx.models.pins import WrongBytes

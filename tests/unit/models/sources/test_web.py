@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from tests.unit.models.conftest import FILES, Fault, Hub, Remembering, make_pins, write_files
 
+from hub import FILES, Fault, Hub, Remembering, make_pins, write_files
 from phalanx.errors import UpstreamFailed
 from phalanx.models.catalogue import HubSource, Source, WebSource
 from phalanx.models.pins import WrongBytes

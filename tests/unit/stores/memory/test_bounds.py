@@ -7,13 +7,12 @@ import time
 import pytest
 
 from phalanx.errors import Conflict, Unavailable
-from phalanx.ports import CachedVector, RatePolicy
+from phalanx.ports import Allowance, CachedVector, RatePolicy
 from phalanx.stores.memory.cache import MemoryVectorCache
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.stores.memory.counters import SAMPLE, BoundedCounters
 from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
-from phalanx.stores.memory.limiter import MemoryRateLimiter
-from phalanx.stores.memory.quota import PERIOD_KEPT_S, MemoryQuotaStore
+from phalanx.stores.memory.limiter import PERIOD_KEPT_S, MemoryLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -83,40 +82,51 @@ def test_setting_a_known_key_of_full_counters_drops_nothing() -> None:
     for key, value in (("a", 1), ("b", 2), ("a", 3)):
         counters.set(key, value)
     assert (counters.get("a", -1), counters.get("b", -1)) == (3, 2)
-    counters.discard("a")
-    counters.discard("a")
-    assert (len(counters), counters.get("a", -1)) == (1, -1)
+    assert len(counters) == 2
+
+
+async def bill(limiter: MemoryLimiter, subject: str, period: str, count: int = 1) -> None:
+    for n in range(count):
+        grant = await limiter.take(subject, Allowance(monthly=50), period=period, lease=f"{subject} {n}")
+        await limiter.settle(grant, billed=True)
 
 
 async def test_a_flood_of_new_subjects_does_not_free_one_that_is_limited() -> None:
-    clock = StillClock()
-    limiter = MemoryRateLimiter(clock, max_subjects=100)
-    policy = RatePolicy(per_minute=60, burst=20)
-    for _ in range(20):
-        await limiter.take("greedy", policy)
+    limiter = MemoryLimiter(StillClock(), max_subjects=100)
+    paced = Allowance(RatePolicy(per_minute=60, burst=20))
+    for n in range(20):
+        await limiter.take("greedy", paced, period="2026-11", lease=str(n))
     for n in range(2_000):
-        await limiter.take(f"passer-by {n}", policy)
-    assert not (await limiter.take("greedy", policy)).allowed
+        await limiter.take(f"passer-by {n}", paced, period="2026-11", lease=f"p{n}")
+    assert (await limiter.take("greedy", paced, period="2026-11", lease="last")).refused == "rate"
 
 
 async def test_a_flood_of_new_subjects_does_not_reset_a_used_quota() -> None:
-    quotas = MemoryQuotaStore(StillClock(), max_subjects=100)
-    await quotas.reserve("greedy", "2026-11", 50, limit=50)
+    limiter = MemoryLimiter(StillClock(), max_quotas=100)
+    await bill(limiter, "greedy", "2026-11", 50)
     for n in range(2_000):
-        await quotas.reserve(f"passer-by {n}", "2026-11", 1, limit=50)
-    assert not (await quotas.reserve("greedy", "2026-11", 1, limit=50)).allowed
+        await bill(limiter, f"passer-by {n}", "2026-11")
+    assert await limiter.used("greedy", "2026-11") == 50
 
 
 async def test_periods_long_over_are_forgotten_when_a_new_one_begins() -> None:
     clock = StillClock()
-    quotas = MemoryQuotaStore(clock)
-    await quotas.reserve("a", "2026-09", 1, limit=None)
+    limiter = MemoryLimiter(clock)
+    await bill(limiter, "a", "2026-09")
     clock.seconds += PERIOD_KEPT_S - 1
-    await quotas.reserve("a", "2026-10", 1, limit=None)
-    assert (await quotas.reserve("a", "2026-09", 0, limit=None)).used == 1
+    await bill(limiter, "a", "2026-10")
+    assert await limiter.used("a", "2026-09") == 1
     clock.seconds += PERIOD_KEPT_S
-    await quotas.reserve("a", "2026-12", 1, limit=None)
-    assert (await quotas.reserve("a", "2026-09", 0, limit=None)).used == 0
+    await bill(limiter, "a", "2026-12")
+    assert await limiter.used("a", "2026-09") == 0
+
+
+async def test_nothing_is_kept_of_calls_that_are_over() -> None:
+    limiter = MemoryLimiter(StillClock())
+    for n in range(100):
+        grant = await limiter.take(f"s{n}", Allowance(monthly=5, concurrent=1), period="2026-11", lease=f"{n}")
+        await limiter.settle(grant, billed=n % 2 == 0)
+    assert (limiter._leases, limiter._open, limiter._reserved) == ({}, {}, {})
 
 
 async def test_the_oldest_answers_make_room_in_number() -> None:

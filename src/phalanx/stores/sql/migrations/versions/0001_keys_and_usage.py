@@ -30,7 +30,7 @@ def upgrade() -> None:
     op.create_index("ix_api_keys_organisation_created_at", "api_keys", ["organisation", "created_at"])
     op.create_table(
         "usage_events",
-        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("id", sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql"), nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("organisation", sa.Text, nullable=False),
         sa.Column("key_id", sa.Text, nullable=False),
@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("latency_ms", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_usage_events"),
         sqlite_with_rowid=False,
+        postgresql_partition_by="RANGE (id)",
     )
     op.create_index("ix_usage_events_organisation_at_status", "usage_events", ["organisation", "at", "status"])
 

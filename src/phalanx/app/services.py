@@ -1,0 +1,106 @@
+"""The services of a worker, over its stores and models."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from phalanx.app.stores import Stores, Surroundings
+from phalanx.errors import PhalanxError
+from phalanx.operations import Services
+from phalanx.ports import Broadcast, VectorCache
+from phalanx.services.audit import AuditService
+from phalanx.services.face_models import FaceModels
+from phalanx.services.faces import FaceService
+from phalanx.services.health import HealthService
+from phalanx.services.images import ImageIntake, ImageService
+from phalanx.services.keys import KeyService
+from phalanx.services.models import ModelRegistry, ModelService
+from phalanx.services.organisations import OrganisationService
+from phalanx.services.passwords import Passwords
+from phalanx.services.sessions import Sessions
+from phalanx.services.signing import SigningKeys
+from phalanx.services.text import TextService
+from phalanx.services.threads import BoundedThreads
+from phalanx.services.throttle import Throttle
+from phalanx.services.tokens import TokenSigner
+from phalanx.services.usage import UsageService
+from phalanx.services.users import UserService
+from phalanx.services.vectors import VectorService
+from phalanx.upstreams.fetch import Fetcher
+
+TIDY_EVERY_S = 3600.0
+COMPARED_AT_ONCE, COMPARED_WAITING = 2, 64
+
+
+def open_services(
+    around: Surroundings, stores: Stores, registry: ModelRegistry, face_models: FaceModels, health: HealthService,
+    news: Broadcast, signing: SigningKeys,
+) -> Services:  # fmt: skip
+    """Return what the rows run on. `news` is told of every change of keys and sessions."""
+    settings, clock, new_id = around.settings, around.clock, around.new_id
+    sessions = Sessions(
+        stores.sessions, news, TokenSigner(signing, issuer=settings.jwt_issuer, clock=clock), clock=clock,
+        new_id=new_id, access_ttl_s=settings.jwt_access_ttl_secs, refresh_ttl_s=settings.jwt_refresh_ttl_secs,
+    )  # fmt: skip
+    if around.is_serving:
+        around.keep_running(_tidy(sessions))
+    passwords = Passwords()
+    around.closing.callback(passwords.close)
+    intake = _image_intake(around)
+    return Services(
+        text=_text_service(around, registry, stores.cache),
+        images=ImageService(intake),
+        faces=FaceService(face_models, intake),
+        vectors=_vector_service(around),
+        models=ModelService(registry, is_ready=health.is_model_ready),
+        keys=KeyService(
+            stores.keys, stores.organisations, news, clock=clock, prefix=settings.api_key_prefix, new_id=new_id
+        ),
+        users=UserService(
+            stores.users, stores.organisations, sessions, passwords,
+            Throttle(stores.limiter, clock=clock, new_id=new_id), clock=clock, new_id=new_id,
+            is_signup_open=settings.signup == "open",
+        ),
+        organisations=OrganisationService(
+            stores.organisations, stores.users, sessions, clock=clock, new_id=new_id
+        ),
+        usage=UsageService(stores.usage, clock), audit=AuditService(stores.audit), health=health,
+    )  # fmt: skip
+
+
+def _image_intake(around: Surroundings) -> ImageIntake:
+    settings = around.settings
+    fetcher = Fetcher(settings.image_url_allow, max_bytes=settings.max_request_size_bytes)
+    around.closing.push_async_callback(fetcher.close)
+    intake = ImageIntake(
+        fetcher, around.clock, max_bytes=settings.max_request_size_bytes, max_pixels=settings.max_image_pixels
+    )
+    around.closing.callback(intake.close)
+    return intake
+
+
+def _vector_service(around: Surroundings) -> VectorService:
+    threads = BoundedThreads("vectors", around.clock, at_once=COMPARED_AT_ONCE, max_waiting=COMPARED_WAITING)
+    around.closing.callback(threads.close)
+    return VectorService(threads)
+
+
+def _text_service(around: Surroundings, registry: ModelRegistry, cache: VectorCache) -> TextService:
+    hits, misses = (around.metrics.counter("phalanx_cache_lookups", outcome) for outcome in ("hit", "miss"))
+
+    def count(found: int, missing: int) -> None:
+        if found:
+            hits.inc(found)
+        if missing:
+            misses.inc(missing)
+
+    return TextService(registry, cache, share_cache=around.settings.cache_scope == "shared", on_lookup=count)
+
+
+async def _tidy(sessions: Sessions) -> None:
+    """Delete the rows of sessions that are long over, now and once an hour, until cancelled."""
+    while True:
+        with suppress(PhalanxError):
+            await sessions.tidy()
+        await asyncio.sleep(TIDY_EVERY_S)

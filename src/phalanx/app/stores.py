@@ -1,0 +1,217 @@
+"""The stores of a worker: embedded in this process, or on the servers that the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from phalanx.ports import (
+    AuditLog,
+    Broadcast,
+    ChangeFeed,
+    Clock,
+    IdempotencyStore,
+    KeyStore,
+    Limiter,
+    OrganisationStore,
+    SessionStore,
+    UsageLedger,
+    UsageLog,
+    UserStore,
+    VectorCache,
+)
+from phalanx.services.caches import TieredCache
+from phalanx.services.health import Dependency
+from phalanx.services.limits import SharedLimits
+from phalanx.services.periods import month_of, month_start
+from phalanx.services.sealing import SealedAnswers
+from phalanx.settings import Secret, Settings
+from phalanx.stores.files.journal import FileJournal
+from phalanx.stores.journaled import JournaledUsageLog
+from phalanx.stores.memory.broadcast import MemoryBroadcast
+from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
+from phalanx.stores.memory.limiter import MemoryLimiter
+from phalanx.stores.redis.broadcast import RedisBroadcast
+from phalanx.stores.redis.cache import RedisVectorCache
+from phalanx.stores.redis.client import Redis, eviction_warning, open_redis, redis_failures
+from phalanx.stores.redis.idempotency import RedisIdempotencyStore
+from phalanx.stores.redis.journal import RedisJournal
+from phalanx.stores.redis.limiter import RedisLimiter
+from phalanx.stores.redis.workers import RedisWorkers
+from phalanx.stores.sql.audit import SqlAuditLog
+from phalanx.stores.sql.changes import SqlChangeFeed
+from phalanx.stores.sql.database import Database, migrate, open_database
+from phalanx.stores.sql.keys import SqlKeyStore
+from phalanx.stores.sql.organisations import SqlOrganisationStore
+from phalanx.stores.sql.sessions import SqlSessionStore
+from phalanx.stores.sql.usage import SqlUsageLog
+from phalanx.stores.sql.users import SqlUserStore
+from phalanx.telemetry import Log, Metrics
+
+CLAIM_MARGIN_S = 30.0
+"""How much longer than a call may take the claim on its Idempotency-Key lasts, in seconds."""
+GRACE_S = 300.0
+"""For how long a worker serves without its database: as long as keys in use do."""
+
+OldestOpen = Callable[[], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """A worker's state, open. `dependencies` are what /health asks; `is_shared` says that other workers are told news."""
+
+    keys: KeyStore
+    users: UserStore
+    organisations: OrganisationStore
+    sessions: SessionStore
+    changes: ChangeFeed
+    audit: AuditLog
+    usage: UsageLedger
+    limiter: Limiter
+    broadcast: Broadcast
+    cache: VectorCache
+    idempotency: IdempotencyStore
+    dependencies: dict[str, Dependency]
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every part of a worker is opened with."""
+
+    settings: Settings
+    clock: Clock
+    new_id: Callable[[], str]
+    log: Log
+    metrics: Metrics
+    closing: AsyncExitStack
+    is_serving: bool
+
+    def keep_running(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside everything else, until the worker closes."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self.closing.push_async_callback(end)
+
+
+async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestOpen) -> Stores:
+    """Open what the settings name, and have it closed in reverse. Migrates the database first. Raises `Unavailable`.
+
+    A command that does not serve takes part in no limits: it is no worker among which they are shared out.
+    """
+    settings, closing = around.settings, around.closing
+    await asyncio.to_thread(migrate, settings.database)
+    database = _open_database(settings)
+    closing.push_async_callback(database.close)
+    redis = None if settings.redis_url is None else _open_redis(settings.redis_url, closing)
+    usage = await _open_usage(around, database, redis, oldest_open)
+    dependencies = {"database": Dependency(database.ping, GRACE_S)}
+    if redis is not None:
+        dependencies["redis"] = Dependency(_ping(redis), None)
+    return Stores(
+        keys=SqlKeyStore(database), users=SqlUserStore(database), organisations=SqlOrganisationStore(database),
+        sessions=SqlSessionStore(database), changes=SqlChangeFeed(database), audit=SqlAuditLog(database), usage=usage,
+        limiter=await _open_limiter(around, redis, usage),
+        broadcast=MemoryBroadcast() if redis is None else RedisBroadcast(redis, log=around.log),
+        cache=_open_cache(around), idempotency=_open_idempotency(around, redis, secret), dependencies=dependencies,
+        is_shared=redis is not None,
+    )  # fmt: skip
+
+
+async def look_at_redis(url: str, name: str) -> str | None:
+    """Return what is wrong with how the Redis that a setting names is set up, or None. Raises `Unavailable`."""
+    redis = open_redis(url)
+    try:
+        return await eviction_warning(redis, name)
+    finally:
+        await redis.aclose()
+
+
+def _open_database(settings: Settings) -> Database:
+    if settings.database.startswith("sqlite"):
+        return open_database(settings.database)
+    least, most = settings.database_min_connections, settings.database_max_connections
+    return open_database(settings.database, min_connections=least, max_connections=most)
+
+
+def _open_redis(url: str, closing: AsyncExitStack) -> Redis:
+    redis = open_redis(url)
+    closing.push_async_callback(redis.aclose)
+    return redis
+
+
+def _ping(redis: Redis) -> Callable[[], Awaitable[None]]:
+    async def ping() -> None:
+        with redis_failures():
+            await redis.ping()
+
+    return ping
+
+
+async def _open_usage(
+    around: Surroundings, database: Database, redis: Redis | None, oldest_open: OldestOpen
+) -> JournaledUsageLog:
+    settings, log = around.settings, around.log
+    journal: FileJournal | RedisJournal
+    if settings.usage_journal == "redis" and redis is not None:
+        journal = RedisJournal(redis, log=log)
+    else:
+        journal = file = FileJournal(settings.data_dir / "usage", log=log)
+        around.metrics.gauge("phalanx_usage_waiting_bytes").set_function(lambda: file.waiting_bytes)
+    usage = JournaledUsageLog(SqlUsageLog(database), journal, log=log, oldest_open=oldest_open)
+    await usage.open()
+    around.closing.push_async_callback(usage.close)
+    return usage
+
+
+async def _open_limiter(around: Surroundings, redis: Redis | None, usage: UsageLog) -> Limiter:
+    clock, log = around.clock, around.log
+    if redis is None:
+        limiter = MemoryLimiter(clock)
+        period = month_of(clock.now())
+        await limiter.fill(period, await usage.requests_by_organisation(since=month_start(period)))
+        return limiter
+    shared = RedisLimiter(redis, clock)
+    if not around.is_serving:
+        around.closing.push_async_callback(shared.close)
+        return shared
+    limits = SharedLimits(
+        shared, MemoryLimiter(clock), RedisWorkers(redis), usage, clock, log=log,
+        worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", least_workers=around.settings.workers,
+    )  # fmt: skip
+    await limits.start()
+    around.closing.push_async_callback(limits.close)
+    around.metrics.gauge("phalanx_limits_degraded").set_function(lambda: float(limits.degraded))
+    return limits
+
+
+def _open_cache(around: Surroundings) -> VectorCache:
+    settings = around.settings
+    first = MemoryVectorCache(settings.l1_cache_size)
+    url = settings.redis_cache_url or settings.redis_url
+    if url is None or not settings.l2_cache_ttl_secs or not around.is_serving:
+        return first
+    second = RedisVectorCache(_open_redis(url, around.closing), ttl_s=settings.l2_cache_ttl_secs, log=around.log)
+    around.closing.push_async_callback(second.close)
+    tiers = {number: around.metrics.counter("phalanx_cache_hits", str(number)) for number in (1, 2)}
+    return TieredCache(first, second, on_hits=lambda tier, hits: tiers[tier].inc(hits))
+
+
+def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret) -> IdempotencyStore:
+    if redis is None:
+        return MemoryIdempotencyStore(around.clock)
+    lease_s = around.settings.request_timeout_ms / 1e3 + CLAIM_MARGIN_S
+    store = RedisIdempotencyStore(redis, log=around.log, lease_s=lease_s)
+    around.closing.push_async_callback(store.close)
+    return SealedAnswers(store, secret)

@@ -1,0 +1,181 @@
+"""The composition root: settings to stores, engines, services, the table. Nothing else constructs an adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from phalanx.app.faces import load_face_models
+from phalanx.app.models import TOKEN_BUDGET, load_text, open_registry
+from phalanx.app.services import open_services
+from phalanx.app.stores import Stores, Surroundings, open_stores
+from phalanx.edges.http.app import DIALECTS, HttpEdge
+from phalanx.edges.http.codec import encode_json
+from phalanx.edges.http.cors import Cors
+from phalanx.edges.http.openapi import openapi
+from phalanx.edges.http.proxies import TrustedProxies
+from phalanx.edges.http.reference import reference_page
+from phalanx.edges.http.security import HttpsOnly
+from phalanx.edges.http.system import Documents, SystemEndpoints
+from phalanx.errors import PhalanxError
+from phalanx.ids import Uuid7
+from phalanx.operations import Entrance, Operation, Services, table
+from phalanx.ports import Limiter, UsageLedger
+from phalanx.services.audit_trail import AuditTrail
+from phalanx.services.face_models import FaceModels
+from phalanx.services.gate import Gate, OpenCalls
+from phalanx.services.health import HealthService
+from phalanx.services.keyring import HeardHere, Keyring
+from phalanx.services.models import ModelRegistry
+from phalanx.services.quotas import SoftQuotas
+from phalanx.services.signing import load_secret, signing_keys
+from phalanx.services.tiers import tier_policies
+from phalanx.services.tokens import TokenVerifier
+from phalanx.services.usage import expire_events
+from phalanx.settings import Settings
+from phalanx.stores.memory.clock import SystemClock
+from phalanx.telemetry import Log, Metrics, RequestLog
+
+TIDY_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A worker's parts, open. `load_models` is apart, since probes are answered while models load."""
+
+    settings: Settings
+    entrance: Entrance
+    operations: dict[str, Operation]
+    registry: ModelRegistry
+    face_models: FaceModels
+    health: HealthService
+    metrics: Metrics
+    log: Log
+    stores: Stores
+    closing: AsyncExitStack
+
+    @property
+    def services(self) -> Services:
+        """What the rows run on."""
+        return self.entrance.services
+
+    @property
+    def usage(self) -> UsageLedger:
+        """The ledger, behind this worker's journal."""
+        return self.stores.usage
+
+    @property
+    def limiter(self) -> Limiter:
+        """The counters of rates and quotas."""
+        return self.stores.limiter
+
+    async def load_models(self, *, threads: int | None = None) -> None:
+        """Load the text model, warm it, and let the canary sing; then the face models that are here.
+
+        What is missing is said by each call, and of the text model by /readyz too. `threads` is what an engine computes
+        on: by default as many as the CPU quota allows.
+        """
+        await self._load_text(threads)
+        await load_face_models(self.face_models, self.settings, self.metrics, self.log, self.closing, threads)
+
+    async def _load_text(self, threads: int | None) -> None:
+        try:
+            served = await asyncio.to_thread(load_text, self.settings, self.metrics, threads)
+        except PhalanxError as error:
+            self.registry.mark_missing(self.registry.default, error.detail)
+            self.log.error("model missing", model=self.registry.default, reason=error.detail)
+            return
+        served.runner.start()
+        self.closing.push_async_callback(served.runner.stop, self.settings.drain_timeout_secs)
+        self.registry.add(served, instead_of=self.registry.default)
+        await self.health.check(served)
+        backend, spec = served.model.backend, served.model.spec
+        labels = (spec.name, spec.version, backend.device, backend.precision)
+        self.metrics.gauge("phalanx_model_info", *labels).set(1)
+        queue = self.metrics.gauge("phalanx_queue_tokens", spec.name)
+        queue.set_function(lambda: served.runner.stats().waiting_tokens)
+        self.log.info(
+            "model ready", model=spec.name, version=spec.version, device=backend.device_name,
+            engine=backend.name, precision=backend.precision, threads=backend.threads,
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def build(settings: Settings, *, log: Log | None = None, is_serving: bool = False) -> AsyncIterator[App]:
+    """Open a worker's parts, and close them in reverse. Migrates the database first.
+
+    Raises `SettingsError` and `Unavailable`. `is_serving` is for a worker; a command does without what only workers need.
+    """
+    log = log or structlog.get_logger("phalanx")
+    metrics, clock, open_calls = Metrics(), SystemClock(), OpenCalls()
+    new_id = Uuid7(clock)
+    tiers, signing = tier_policies(settings), signing_keys(settings)
+    async with AsyncExitStack() as closing:
+        around = Surroundings(settings, clock, new_id, log, metrics, closing, is_serving)
+        stores = await open_stores(around, load_secret(settings), open_calls.oldest)
+        keyring = Keyring(stores.keys, stores.sessions, clock, log=log, on_check=_counting_checks(metrics))
+        await keyring.start(stores.changes, stores.broadcast, is_shared=stores.is_shared)
+        closing.push_async_callback(keyring.close)
+        soft_quotas = SoftQuotas(stores.usage, clock)
+        gate = Gate(
+            keyring=keyring, tokens=TokenVerifier(signing, issuer=settings.jwt_issuer, clock=clock),
+            limiter=stores.limiter, soft_quotas=soft_quotas, usage=stores.usage, tiers=tiers, clock=clock,
+            new_id=new_id, key_prefix=settings.api_key_prefix, anonymous_scopes=settings.anonymous_scopes,
+            open_to_all=settings.auth == "off", request_timeout_s=settings.request_timeout_ms / 1e3,
+            max_concurrent=settings.max_concurrent_requests, max_streams=settings.max_streams, open_calls=open_calls,
+        )  # fmt: skip
+        registry, face_models = open_registry(settings), FaceModels()
+        health = HealthService(
+            registry, stores.dependencies, clock=clock, git_sha=settings.git_sha,
+            permits=lambda: (gate.calls.taken, gate.streams.taken),
+        )  # fmt: skip
+        metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
+        news = HeardHere(keyring, stores.broadcast)
+        services = open_services(around, stores, registry, face_models, health, news, signing)
+        trail = AuditTrail(stores.audit, clock=clock, new_id=new_id, log=log)
+        entrance = Entrance(gate, services, stores.idempotency, trail)
+        if is_serving:
+            around.keep_running(soft_quotas.watch())
+            if settings.usage_retention_days:
+                around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
+        yield App(settings, entrance, table(), registry, face_models, health, metrics, log, stores, closing)
+
+
+def _counting_checks(metrics: Metrics) -> Callable[[str], None]:
+    def count(outcome: str) -> None:
+        metrics.counter("phalanx_credential_checks", outcome).inc()
+
+    return count
+
+
+def http_edge(
+    app: App, *, requests: RequestLog | None = None, is_loop_turning: Callable[[], bool] = lambda: True
+) -> HttpEdge:
+    """Return the HTTP edge of a worker's parts."""
+    settings = app.settings
+
+    @functools.cache
+    def documents() -> Documents:
+        document = openapi(app.operations, DIALECTS, title=settings.app_name, public_url=settings.app_public_url)
+        return Documents(encode_json(document), reference_page(document))
+
+    system = SystemEndpoints(
+        app.health, app.registry, documents=documents, is_loop_turning=is_loop_turning,
+        max_concurrent=settings.max_concurrent_requests, max_batch_tokens=TOKEN_BUDGET,
+    )  # fmt: skip
+    cors = Cors(
+        settings.allowed_origins, credentials=settings.cors_allow_credentials, methods=settings.cors_allow_methods,
+        headers=settings.cors_allow_headers, expose=settings.cors_expose_headers,
+    )  # fmt: skip
+    return HttpEdge(
+        app.entrance, app.operations, system=system.endpoints(), metrics=app.metrics, log=app.log, requests=requests,
+        max_body_bytes=lambda row: settings.body_limit(row.max_body_bytes), request_id_header=settings.request_id_header,
+        proxies=TrustedProxies(settings.trusted_proxy_ips) if settings.trusted_proxy_ips else None,
+        https=HttpsOnly(settings.app_public_url) if settings.force_https else None,
+        cors=cors if settings.allowed_origins else None, on_finished=app.health.latencies.add,
+    )  # fmt: skip

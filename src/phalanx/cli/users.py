@@ -1,0 +1,105 @@
+"""`phalanx users`: make, list, disable and enable users, and set their passwords."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from phalanx.app import App
+from phalanx.cli.keys import TierName
+from phalanx.cli.worker import call_here, with_app
+from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest, UserView
+from phalanx.errors import NotFound
+from phalanx.services.users import normal_email
+
+EMAIL = typer.Argument(help="The user's email.")
+FROM_STDIN = typer.Option(False, "--password-stdin", help="Read the password from standard input, not from a terminal.")
+
+app = typer.Typer(help="Make, list, disable and enable users; set their passwords.", no_args_is_help=True)
+
+
+@app.command(epilog="Example: phalanx users create ann@example.org --staff")
+def create(
+    email: str = EMAIL,
+    staff: bool = typer.Option(False, "--staff", help="Let them administer the installation."),
+    tier: TierName = typer.Option(TierName.FREE, help="The tier of their own organisation."),
+    password_stdin: bool = FROM_STDIN,
+) -> None:
+    """Make a user, with an organisation of their own, also where SIGNUP is closed."""
+    password = _read_password(from_stdin=password_stdin)
+    request = _convert({"email": email, "password": password, "staff": staff, "tier": tier.value}, CreateUserRequest)
+    view: UserView = with_app(lambda app: call_here(app, app.operations["users.create"], request))
+    typer.echo(f"{view.email} can log in. Their id is {view.id}.")
+
+
+@app.command("list", epilog="Example: phalanx users list --json")
+def list_users(as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON.")) -> None:
+    """List users, oldest first."""
+    users = with_app(_all_users)
+    if as_json:
+        typer.echo(msgspec.json.encode(users).decode())
+        return
+    table = Table(Column("id", no_wrap=True), "email", "created", "state")
+    for user in users:
+        made = time.strftime("%Y-%m-%d", time.gmtime(user.created_at))
+        state = "active" if user.disabled_at is None else "disabled"
+        table.add_row(user.id, user.email, made, f"{state}, staff" if user.staff else state)
+    Console().print(table)
+
+
+@app.command(epilog="Example: phalanx users disable ann@example.org")
+def disable(email: str = EMAIL) -> None:
+    """Keep a user out; all their sessions end within a second."""
+    view = _update(email, disabled=True)
+    typer.echo(f"{view.email} is disabled; the keys of their organisations go on (phalanx keys revoke).")
+
+
+@app.command(epilog="Example: phalanx users enable ann@example.org")
+def enable(email: str = EMAIL) -> None:
+    """Let a disabled user log in again."""
+    typer.echo(f"{_update(email, disabled=False).email} can log in again.")
+
+
+@app.command(epilog="Example: phalanx users password ann@example.org --password-stdin < password.txt")
+def password(email: str = EMAIL, password_stdin: bool = FROM_STDIN) -> None:
+    """Set a user's password; all their sessions end within a second."""
+    view = _update(email, password=_read_password(from_stdin=password_stdin))
+    typer.echo(f"{view.email} has a new password.")
+
+
+def _update(email: str, **changes: Any) -> UserView:
+    async def update(app: App) -> UserView:
+        wanted = normal_email(email)
+        user = next((user for user in await _all_users(app) if user.email == wanted), None)
+        if user is None:
+            raise NotFound(f"there is no user {wanted!r}")
+        request = _convert({"id": user.id, **changes}, UpdateUserRequest)
+        view: UserView = await call_here(app, app.operations["users.update"], request)
+        return view
+
+    return with_app(update)
+
+
+async def _all_users(app: App) -> list[UserView]:
+    answer: ListUsersResponse = await call_here(app, app.operations["users.list"], ListUsersRequest())
+    return answer.users
+
+
+def _read_password(*, from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return typed
+
+
+def _convert(fields: dict[str, Any], request: type[Any]) -> Any:
+    try:
+        return msgspec.convert(fields, request)
+    except msgspec.ValidationError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,77 @@
+"""Squares cut from images for a network to look at, and the way back from its coordinates to the image's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+"""RGB, `[height, width, 3]`."""
+
+
+class Square(NamedTuple):
+    """A square of an image as the network sees it. `to_image` `[2, 3]` maps a part of it (0 to 1) to pixels of the image."""
+
+    pixels: Image
+    to_image: npt.NDArray[np.float64]
+
+    def points(self, parts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Map points `[..., 2]` of the square to the image."""
+        mapped = parts @ self.to_image[:, :2].T + self.to_image[:, 2]
+        return mapped.astype(np.float32)
+
+
+def letterbox(image: Image, size: int) -> Square:
+    """Return the whole image in the middle of a square of `size` pixels, with black beside it."""
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    # Without the mean over areas, keypoints move by up to 22 pixels.
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    square = np.zeros((size, size, 3), dtype=np.uint8)
+    left, top = (size - wide) // 2, (size - high) // 2
+    square[top : top + high, left : left + wide] = cv2.resize(image, (wide, high), interpolation=how)
+    # By the sizes as rounded, not by the scale.
+    across, down = width / wide, height / high
+    return Square(square, np.array([[size * across, 0, -left * across], [0, size * down, -top * down]]))
+
+
+def cut_square(image: Image, centre: tuple[float, float], side: float, angle: float, size: int) -> Square:
+    """Return the square of `side` pixels around `centre`, turned by `angle` (radians), scaled to `size` pixels.
+
+    Outside the image it is black. When it shrinks, only what lies in it is averaged first, so that the cost follows
+    what is asked for rather than the image.
+    """
+    along = side * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    to_image = np.column_stack((along, np.array(centre) - along.sum(axis=1) / 2))
+    reach = side * (abs(math.cos(angle)) + abs(math.sin(angle))) / 2 + 2
+    height, width = image.shape[:2]
+    left, top = (max(0, math.floor(c - reach)) for c in centre)
+    right, bottom = min(width, math.ceil(centre[0] + reach)), min(height, math.ceil(centre[1] + reach))
+    if right <= left or bottom <= top:
+        return Square(np.zeros((size, size, 3), dtype=np.uint8), to_image)
+    part: npt.NDArray[Any] = image[top:bottom, left:right]
+    shrink = max(1.0, side / size)
+    if shrink > 1:
+        wide, high = max(1, round(part.shape[1] / shrink)), max(1, round(part.shape[0] / shrink))
+        part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)
+    scale = np.array([part.shape[1] / (right - left), part.shape[0] / (bottom - top)])
+    # From pixels of the square to pixels of the part. Pixel centres lie half a pixel from their corners.
+    linear = to_image[:, :2] / size * scale[:, None]
+    shift = (to_image[:, 2] - (left, top)) * scale + linear.sum(axis=1) / 2 - 0.5
+    pixels = cv2.warpAffine(
+        part, np.column_stack((linear, shift)), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    return Square(pixels.astype(np.uint8, copy=False), to_image)
+
+
+def scaled_chip(image: Image, side: int) -> Image:
+    """Scale an image that is a face already to a square of `side` pixels; another shape is squeezed."""
+    if image.shape[:2] == (side, side):
+        return image
+    how = cv2.INTER_AREA if min(image.shape[:2]) > side else cv2.INTER_LINEAR
+    return cv2.resize(image, (side, side), interpolation=how).astype(np.uint8, copy=False)

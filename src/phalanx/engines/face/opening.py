@@ -1,0 +1,50 @@
+"""Loads the face detector: two networks for each lane, checked and warmed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from phalanx.engines.backends.images import ImageBackend, open_image_backend
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Layout
+from phalanx.engines.face.detector import FaceDetector, Lane, Range, prepare
+from phalanx.engines.threads import usable_cpus
+from phalanx.errors import Unavailable
+
+MAX_LANES = 8
+
+
+def open_detector(full: Path, short: Path, choice: EngineChoice | None = None) -> FaceDetector:
+    """Load both networks, TFLite files, as often as images are to be computed at once: once a thread.
+
+    They run on the processor whatever the device, since only OpenVINO reads them. `precision` auto is bfloat16 where
+    the processor has it (landmarks move by 0.3 pixels of the network's square at most), else float32. Raises
+    `Unavailable` when a file is no such network or finds a face in black.
+    """
+    choice = choice or EngineChoice()
+    lanes = min(choice.threads or usable_cpus(), MAX_LANES)
+
+    def load(graph: Path, layout: Layout) -> Range:
+        backend = open_image_backend(graph, device="cpu", precision=choice.first_precision(), threads=1)
+        _require(graph.name, backend, layout)
+        return Range(backend, layout)
+
+    detector = FaceDetector([Lane(load(full, FULL_RANGE), load(short, SHORT_RANGE)) for _ in range(lanes)])
+    black = np.zeros((SHORT_RANGE.size, SHORT_RANGE.size, 3), dtype=np.uint8)
+    # Auto looks with both networks where it sees nothing; twice as many images as lanes warm every one.
+    if any(detector.run([prepare(black)] * (2 * lanes))):
+        raise Unavailable(f"{full.name} or {short.name} finds faces in black; run: phalanx models verify")
+    return detector
+
+
+def _require(name: str, backend: ImageBackend, layout: Layout) -> None:
+    """Raise `Unavailable` unless the graph takes the layout's square and gives a box and a score for each anchor."""
+    count, taken = len(layout.anchors()), (1, layout.size, layout.size, 3)
+    given = sorted(port.shape for port in backend.outputs)
+    if backend.input.shape != taken or given != [(1, count, 1), (1, count, 16)]:
+        raise Unavailable(
+            f"{name} takes {backend.input.shape} and gives {given}; BlazeFace takes {taken} and gives "
+            f"{[(1, count, 1), (1, count, 16)]}"
+        )

@@ -1,0 +1,1 @@
+"""Vectors compared: by cosine, Euclidean distance and dot product, in pairs, rows and matrices; exact search."""

@@ -1,0 +1,145 @@
+"""`call()`: the only way in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from phalanx.contract.usage import OK
+from phalanx.contract.vector import pack_array, unpack_array
+from phalanx.errors import Cancelled, Internal, PhalanxError
+from phalanx.operations.row import Kind, Operation, Services
+from phalanx.ports import IdempotencyStore
+from phalanx.services.audit_trail import AuditTrail
+from phalanx.services.gate import Gate
+from phalanx.services.ticket import Call, Ticket
+
+
+class Entrance(NamedTuple):
+    """What `call` needs of the running worker."""
+
+    gate: Gate
+    services: Services
+    idempotency: IdempotencyStore
+    audit: AuditTrail
+
+
+Read = Callable[[], Awaitable[Any]]
+"""Reads and decodes the caller's request, bounded; for a client stream it returns an async iterator of requests."""
+
+
+async def call(entrance: Entrance, operation: Operation, inbound: Call, read: Read) -> Any:
+    """Let one call in, run it, bill it. Returns the response, or a `Stream` of responses.
+
+    The body is read only once the caller is known and within its limits. The ticket of a stream stays open until the
+    stream ends or is closed; whoever gets one must do one or the other.
+    """
+    gate = entrance.gate
+    if operation.computed:
+        gate.refuse_when_full()
+    await gate.admit(inbound, operation.scope, metered=operation.metered)
+    try:
+        inbound.request = await read()
+        if operation.kind is not Kind.UNARY:
+            _reserve(entrance, operation, inbound)
+            return Stream(entrance, operation, inbound)
+        if inbound.idempotency_key is None:
+            _reserve(entrance, operation, inbound)
+            return await _unary(entrance, operation, inbound)
+        return await _once(entrance, operation, inbound, inbound.idempotency_key)
+    finally:
+        if inbound.ticket is None:
+            await gate.release(inbound)
+
+
+async def _once(entrance: Entrance, operation: Operation, inbound: Call, idempotency_key: str) -> Any:
+    """Run a call unless the same caller ran the same one under its key; then return what that one answered.
+
+    Others of the organisation have keys of their own: an answer may hold what they may not see, or end who asked.
+    """
+    caller = inbound.caller
+    assert caller is not None
+    key = "\x1f".join((caller.subject, caller.user_id or caller.key_id, operation.name, idempotency_key))
+    stored = await entrance.idempotency.begin(key, inbound.fingerprint)
+    if stored is not None:
+        inbound.replayed = True
+        return msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
+    answer = None
+    try:
+        _reserve(entrance, operation, inbound)
+        response = await _unary(entrance, operation, inbound)
+        answer = msgspec.msgpack.encode(response, enc_hook=pack_array)
+    finally:
+        await entrance.idempotency.finish(key, answer)
+    return response
+
+
+def _reserve(entrance: Entrance, operation: Operation, inbound: Call) -> None:
+    inbound.ticket = entrance.gate.reserve(
+        inbound, operation=operation.name, unit=operation.unit, computed=operation.computed,
+        streaming=operation.kind is not Kind.UNARY, metered=operation.metered,
+    )  # fmt: skip
+
+
+async def _unary(entrance: Entrance, operation: Operation, inbound: Call) -> Any:
+    assert inbound.ticket is not None
+    status = Internal.row.code
+    try:
+        response = await operation.run(entrance.services, inbound.ticket, inbound.request)
+        status = OK
+        return response
+    except BaseException as error:
+        status = _status_of(error)
+        raise
+    finally:
+        try:
+            await entrance.gate.settle(inbound.ticket, status=status, computed=operation.computed)
+        finally:
+            # The act is done, also when its usage could not be recorded.
+            if operation.audit:
+                await entrance.audit.record(inbound, operation.name, status)
+
+
+class Stream:
+    """The answers of a stream. An async generator would not do: closed before its first step, it runs no `finally`."""
+
+    def __init__(self, entrance: Entrance, operation: Operation, inbound: Call) -> None:
+        assert inbound.ticket is not None
+        self._entrance = entrance
+        self._operation = operation
+        self._ticket: Ticket | None = inbound.ticket
+        self._answers = operation.run(entrance.services, inbound.ticket, inbound.request)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._answers)
+        except StopAsyncIteration:
+            await self._settle(OK)
+            raise
+        except BaseException as error:
+            await self._settle(_status_of(error))
+            raise
+
+    async def aclose(self) -> None:
+        """End the stream; one that has not come to its end counts as cancelled."""
+        try:
+            await self._answers.aclose()
+        finally:
+            await self._settle(Cancelled.row.code)
+
+    async def _settle(self, status: str) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            await self._entrance.gate.settle(ticket, status=status, computed=self._operation.computed)
+
+
+def _status_of(error: BaseException) -> str:
+    if isinstance(error, PhalanxError):
+        return error.code
+    return Cancelled.row.code if isinstance(error, asyncio.CancelledError) else Internal.row.code

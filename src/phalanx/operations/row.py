@@ -1,0 +1,114 @@
+"""What a row of the table says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from phalanx.services.audit import AuditService
+from phalanx.services.faces import FaceService
+from phalanx.services.gate import Admits
+from phalanx.services.health import HealthService
+from phalanx.services.images import ImageService
+from phalanx.services.keys import KeyService
+from phalanx.services.models import ModelService
+from phalanx.services.organisations import OrganisationService
+from phalanx.services.text import TextService
+from phalanx.services.ticket import Ticket
+from phalanx.services.usage import UsageService
+from phalanx.services.users import UserService
+from phalanx.services.vectors import VectorService
+
+
+class Kind(enum.Enum):
+    """How many messages go each way. A client stream is answered message by message, so that it can be bulk work."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server stream"
+    CLIENT_STREAM = "client stream"
+
+
+class Body(enum.Enum):
+    """What a row reads besides path and query: nothing, JSON, an image (raw or multipart), or binary vectors."""
+
+    NONE = "none"
+    JSON = "json"
+    IMAGE = "image"
+    VECTORS = "vectors"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What rows run on. `extra` holds what plug-ins bring, by their own names."""
+
+    text: TextService
+    images: ImageService
+    faces: FaceService
+    vectors: VectorService
+    models: ModelService
+    keys: KeyService
+    users: UserService
+    organisations: OrganisationService
+    usage: UsageService
+    audit: AuditService
+    health: HealthService
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Run = Callable[[Services, Ticket, Any], Any]
+Unit = Literal["request", "token", "image", "vector", "message"]
+CacheRule = Literal["none", "content", "revalidate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One row.
+
+    `scope` None admits any caller with a credential, `open` also those without one, who are limited by address. A row
+    that is not `metered` is about keys, users and the like: it takes no quota and is not billed. One with `audit` is an
+    administrative act and leaves an entry in the audit log. `cache`: content means that the service keeps results by what
+    was sent; revalidate that a client may keep the answer and ask with its ETag; none that nobody may. `computed` rows
+    count against MAX_CONCURRENT_REQUESTS and REQUEST_TIMEOUT. A row that `answers` with an image has a response with
+    `image` and `format`, and sends the image alone to who accepts only that.
+    `max_body_bytes` stands in place of MAX_REQUEST_SIZE_BYTES unless that is set. `examples` are requests that work; the
+    docs show them and the edges' tests send them. `run` returns an awaitable (unary) or an async iterator (streams).
+    """
+
+    name: str
+    request: type[msgspec.Struct]
+    response: type[msgspec.Struct]
+    scope: Admits
+    http: str
+    run: Run
+    summary: str
+    unit: Unit = "request"
+    grpc: str | None = None
+    job: bool = False
+    kind: Kind = Kind.UNARY
+    bodies: tuple[Body, ...] = (Body.JSON,)
+    answers: tuple[Body, ...] = (Body.JSON,)
+    cache: CacheRule = "none"
+    computed: bool = False
+    metered: bool = True
+    audit: bool = False
+    max_body_bytes: int | None = None
+    examples: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def method(self) -> str:
+        """The HTTP method of its route."""
+        return self.http.split(" ", 1)[0]
+
+    @property
+    def path(self) -> str:
+        """The path of its route, with `{parameters}`."""
+        return self.http.split(" ", 1)[1]
+
+    @property
+    def noun(self) -> str:
+        """What it is about: the name's first part."""
+        return self.name.split(".", 1)[0]

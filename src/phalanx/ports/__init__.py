@@ -1,0 +1,65 @@
+"""The seams of Phalanx as Protocols, each with what happens when what stands behind it is down.
+
+Every port has an in-process adapter (`stores/memory`) and a real one; `tests/ports` runs one suite on both.
+"""
+
+from __future__ import annotations
+
+from phalanx.ports.caches import CachedVector, IdempotencyStore, VectorCache
+from phalanx.ports.callers import (
+    AuditLog,
+    Broadcast,
+    ChangeFeed,
+    Changes,
+    KeyStore,
+    OrganisationStore,
+    SessionStore,
+    UserStore,
+)
+from phalanx.ports.clock import Clock
+from phalanx.ports.engines import Engine, Finished, Prepared, Submission
+from phalanx.ports.limits import (
+    NO_LIMIT,
+    Allowance,
+    Grant,
+    Limiter,
+    QuotaDecision,
+    RateDecision,
+    RatePolicy,
+    SharedLimiter,
+    Workers,
+)
+from phalanx.ports.usage import Books, SumKey, UsageLedger, UsageLog, UsageQuery
+
+__all__ = [
+    "NO_LIMIT",
+    "Allowance",
+    "AuditLog",
+    "Books",
+    "Broadcast",
+    "CachedVector",
+    "ChangeFeed",
+    "Changes",
+    "Clock",
+    "Engine",
+    "Finished",
+    "Grant",
+    "IdempotencyStore",
+    "KeyStore",
+    "Limiter",
+    "OrganisationStore",
+    "Prepared",
+    "QuotaDecision",
+    "RateDecision",
+    "RatePolicy",
+    "SessionStore",
+    "SharedLimiter",
+    "Submission",
+    "SumKey",
+    "UsageLedger",
+    "UsageLog",
+    "UsageQuery",
+    "UserStore",
+    "VectorCache",
+    "Workers",
+]

@@ -1,0 +1,71 @@
+"""From the files of face models to models that serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from phalanx.engines.choice import EngineChoice
+from phalanx.engines.face.load import load_face_embedder
+from phalanx.engines.face.opening import open_detector
+from phalanx.engines.face.spec import FaceSpec
+from phalanx.engines.runner import BatchFacts, Runner
+from phalanx.errors import Unavailable
+from phalanx.models.store import ModelStore
+from phalanx.models.version import Version
+from phalanx.ports.engines import Engine, P, R
+from phalanx.services.face_models import ServedDetector, ServedEmbedder
+
+FULL_RANGE = "blazeface-full-range"
+SHORT_RANGE = "blazeface-short-range"
+DEFAULT_EMBEDDER = "dlib-resnet-v1"
+
+ITEM_COST = 16
+"""What the queue counts for one image or face: the least there is."""
+BATCH_ITEMS = 16
+"""Images or faces in one batch: a caller who comes while it runs waits for tens of milliseconds."""
+MAX_WAITING_ITEMS = 512
+"""Two seconds of work at 250 images a second."""
+
+OnBatch = Callable[[str], Callable[[BatchFacts], None]]
+"""Makes, for a model's name, what notes its batches."""
+
+
+def load_detector(store: ModelStore, choice: EngineChoice, on_batch: OnBatch) -> ServedDetector:
+    """Load the detector, whose runner is not started. Raises `Unavailable` saying what to run."""
+    full, short = store.active(FULL_RANGE), store.active(SHORT_RANGE)
+    detector = open_detector(full.path("model.tflite"), short.path("model.tflite"), choice)
+    version = f"{full.version}+{short.version}"
+    return ServedDetector(FULL_RANGE, version, detector, _runner(detector, FULL_RANGE, on_batch))
+
+
+def embedders_of(store: ModelStore) -> list[str]:
+    """Return the face embedders that are active in the store, the default first; the default alone if none is."""
+    there = [one.name for one in store.models() if one.pointer and one.versions and one.versions[0].face]
+    return sorted(there, key=lambda name: (name != DEFAULT_EMBEDDER, name)) or [DEFAULT_EMBEDDER]
+
+
+def load_embedder(store: ModelStore, name: str, choice: EngineChoice, on_batch: OnBatch) -> ServedEmbedder:
+    """Load an embedder, whose runner is not started. Raises `Unavailable` saying what to run."""
+    version = store.active(name)
+    embedder = load_face_embedder(_spec_of(version), version.path("model.onnx"), choice)
+    entry = store.catalogue.find(version.name)
+    aliases = tuple(entry.aliases) if entry else ()
+    return ServedEmbedder(embedder, _runner(embedder, version.name, on_batch), aliases)
+
+
+def _runner(engine: Engine[P, R], name: str, on_batch: OnBatch) -> Runner[P, R]:
+    return Runner(
+        engine, name=name, token_budget=ITEM_COST * BATCH_ITEMS, max_items=BATCH_ITEMS,
+        max_waiting_tokens=ITEM_COST * MAX_WAITING_ITEMS, on_batch=on_batch(name),
+    )  # fmt: skip
+
+
+def _spec_of(version: Version) -> FaceSpec:
+    face = version.face
+    if face is None or version.dimensions is None:
+        raise Unavailable(f"{version.name} is a model for {version.task}, none for face vectors")
+    return FaceSpec(
+        name=version.name, version=version.version, sha256=version.sha256, dimensions=version.dimensions,
+        input_size=face.input_size, template=face.template, metric=face.metric, threshold=face.threshold,
+        meaning=face.meaning, channels=face.channels, offset=face.offset, scale=face.scale,
+    )  # fmt: skip

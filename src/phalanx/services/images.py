@@ -1,0 +1,167 @@
+"""Images: taking them in, in whatever form they were sent, and processing them."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from phalanx.contract.images import ProcessRequest, ProcessResponse, ProcessResult
+from phalanx.contract.text import ItemError
+from phalanx.engines.image.decode import Decoded, decode
+from phalanx.engines.image.process import check_steps, process
+from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError, TooLarge, UnreadableInput
+from phalanx.ports import Clock
+from phalanx.services.ticket import Ticket
+
+T = TypeVar("T")
+
+AT_ONCE = 2
+MAX_WAITING = 64
+RETRY_AFTER_S = 1.0
+
+
+class Fetches(Protocol):
+    """What brings an image from a URL; see `upstreams.fetch.Fetcher`."""
+
+    async def fetch(self, text: str, *, within_s: float | None = None) -> bytes:
+        """Return the file."""
+        ...
+
+
+class ImageIntake:
+    """Takes images in for every operation that has one: bytes, base64, a data URL or a URL.
+
+    Work on pixels runs two at a time in threads, since OpenCV lets go of the interpreter; a few dozen more may wait. A file may
+    have `max_bytes`, its image `max_pixels`.
+    """
+
+    def __init__(self, fetcher: Fetches, clock: Clock, *, max_bytes: int, max_pixels: int) -> None:
+        self._fetcher = fetcher
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self.max_pixels = max_pixels
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="images")
+        self._under_way = 0
+
+    async def read(self, ticket: Ticket, image: Any) -> bytes:
+        """Return the file of an image as it was sent.
+
+        Raises `InvalidRequest` for what is no image in any form, `UnreadableInput` for base64 that is none, `TooLarge`,
+        and what fetching raises.
+        """
+        if isinstance(image, str) and image[:8].lower().startswith(("http://", "https://")):
+            return await self._fetcher.fetch(image, within_s=self._left(ticket))
+        if isinstance(image, str):
+            return self._within_limit(from_text(image))
+        if isinstance(image, bytes):
+            return self._within_limit(image)
+        raise InvalidRequest("an image is a string: base64, a data URL, or an http(s) URL", param="image")
+
+    async def decode(self, ticket: Ticket, image: Any, *, max_side: int | None = None) -> Decoded:
+        """Return an image's pixels, upright; see `engines.image.decode.decode`. Raises what `read` and `decode` raise."""
+        data = await self.read(ticket, image)
+        return await self.run(ticket, lambda: decode(data, max_pixels=self.max_pixels, max_side=max_side))
+
+    async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
+        """Do work on pixels in a thread. Raises `Overloaded` when too much waits, `DeadlineExceeded`.
+
+        What the deadline overtakes while it waits is never begun; what has begun ends by itself.
+        """
+        if self._under_way >= AT_ONCE + MAX_WAITING:
+            raise Overloaded("too many images are being worked on", retry_after_s=RETRY_AFTER_S)
+        job = self._threads.submit(work)
+        self._under_way += 1
+        job.add_done_callback(self._count_down(asyncio.get_running_loop()))
+        left = self._left(ticket)
+        try:
+            async with asyncio.timeout(left):
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            raise DeadlineExceeded("the image was not finished before the deadline") from None
+
+    def close(self) -> None:
+        """Drop what waits; what is under way ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _count_down(self, loop: asyncio.AbstractEventLoop) -> Callable[[object], None]:
+        def done() -> None:
+            self._under_way -= 1
+
+        def note(_: object) -> None:
+            # A cancelled job ends on the loop's thread, any other on its own; a closed loop no longer counts.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done)
+
+        return note
+
+    def _left(self, ticket: Ticket) -> float | None:
+        return None if math.isinf(ticket.deadline) else max(0.0, ticket.deadline - self._clock.monotonic())
+
+    def _within_limit(self, data: bytes) -> bytes:
+        if len(data) > self._max_bytes:
+            raise TooLarge(f"the image has {len(data)} bytes, {self._max_bytes} are allowed", param="image")
+        return data
+
+
+def from_text(text: str) -> bytes:
+    """Return the bytes of base64, plain (RFC 4648 §4, line breaks allowed) or in a data URL (RFC 2397)."""
+    head, comma, rest = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    if head and not (comma and head.lower().endswith(";base64")):
+        raise InvalidRequest("a data URL of an image has the form data:image/…;base64,…", param="image")
+    if not head and "://" in text[:32]:
+        raise InvalidRequest("an image's URL starts with http:// or https://", param="image")
+    try:
+        packed = rest.encode("ascii")
+        if b"\n" in packed or b" " in packed or b"\r" in packed:
+            packed = packed.translate(None, b" \r\n\t")
+        return binascii.a2b_base64(packed, strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise UnreadableInput("the image is neither valid base64 nor a URL", param="image") from None
+
+
+class ImageService:
+    """Images processed as asked."""
+
+    def __init__(self, intake: ImageIntake) -> None:
+        self._intake = intake
+
+    async def process(self, ticket: Ticket, request: ProcessRequest) -> ProcessResponse:
+        """Run a request's operations over its image, or over each of its images.
+
+        Raises `InvalidRequest` for operations that say nothing or two things, and for one image what intake and
+        processing raise; of several each has its own error.
+        """
+        check_steps(request.operations)
+        if (request.image is None) == (request.images is None):
+            raise InvalidRequest("send either image or images", param="image")
+        if request.images is None:
+            result = await self._one(ticket, request, request.image)
+            return ProcessResponse(**msgspec.structs.asdict(result))
+        # One after another: a request of many shares the two threads with the others.
+        return ProcessResponse(results=[await self._item(ticket, request, image) for image in request.images])
+
+    async def _item(self, ticket: Ticket, request: ProcessRequest, image: Any) -> ProcessResult:
+        try:
+            return await self._one(ticket, request, image)
+        except (DeadlineExceeded, Overloaded):
+            raise
+        except PhalanxError as error:
+            return ProcessResult(error=ItemError(code=error.code, detail=error.detail))
+
+    async def _one(self, ticket: Ticket, request: ProcessRequest, image: Any) -> ProcessResult:
+        data = await self._intake.read(ticket, image)
+        ticket.meter.items += 1
+        result = await self._intake.run(
+            ticket,
+            lambda: process(
+                data, request.operations, max_pixels=self._intake.max_pixels, return_image=request.return_image
+            ),
+        )
+        ticket.meter.units += 1
+        return result

@@ -1,0 +1,202 @@
+"""The table of settings: every environment variable is a field of `Settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from phalanx.contract.keys import Scope
+from phalanx.settings.parsing import (
+    Network,
+    Secret,
+    bind,
+    choice,
+    database_url,
+    device,
+    flag,
+    header,
+    integer,
+    key_prefix,
+    methods,
+    networks,
+    number,
+    origins,
+    path,
+    redis_url,
+    rust_log,
+    scopes,
+    secrets,
+    text,
+    user_data_dir,
+    words,
+)
+
+
+class Variable(NamedTuple):
+    """How one field is read: the variable's name, its parser, the sentence for the reference, other names for it."""
+
+    name: str
+    parse: Callable[[str], Any]
+    meaning: str
+    aliases: tuple[str, ...] = ()
+
+
+MINUTES_10 = 600.0
+NO_SECRET = Secret()
+LEVELS = ("trace", "debug", "info", "warn", "warning", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set. The annotation of a field is its row in the reference (`phalanx settings`)."""
+
+    # fmt: off
+    # Serving
+    port: Annotated[int, Variable("PORT", integer(0, 65535), "port of the HTTP edge; 0 takes a free one", ("APP_PORT",))] = 8000
+    app_host: Annotated[str, Variable("APP_HOST", text, "address to listen on")] = "127.0.0.1"
+    workers: Annotated[int, Variable("WORKERS", integer(1, 256), "worker processes")] = 1
+    worker_timeout_secs: Annotated[float, Variable("WORKER_TIMEOUT_SECS", number(1, 3600), "of several workers, one whose event loop has not turned for so many seconds is killed and replaced")] = 10.0
+    app_env: Annotated[str, Variable("APP_ENV", choice("development", "production", "test"), "production refuses unsafe settings")] = "development"
+    app_name: Annotated[str, Variable("APP_NAME", text, "name shown in the reference page")] = "Phalanx"
+    app_public_url: Annotated[str, Variable("APP_PUBLIC_URL", text, "address under which callers see the worker; for links and OpenAPI")] = ""
+    data_dir: Annotated[Path, Variable("DATA_DIR", path, "folder for the database, the usage journal and models")] = dataclasses.field(default_factory=user_data_dir)
+    tls_cert_file: Annotated[Path | None, Variable("TLS_CERT_FILE", path, "certificate chain, PEM; with TLS_KEY_FILE the edge speaks TLS 1.2 or later")] = None
+    tls_key_file: Annotated[Path | None, Variable("TLS_KEY_FILE", path, "private key of the certificate, PEM")] = None
+    git_sha: Annotated[str, Variable("GIT_SHA", text, "commit shown by /health when the package does not know its own")] = ""
+
+    # Limits of a request
+    max_concurrent_requests: Annotated[int, Variable("MAX_CONCURRENT_REQUESTS", integer(1, 100_000), "computed calls under way at once; past it 503")] = 100
+    max_streams: Annotated[int, Variable("MAX_STREAMS", integer(1, 100_000), "streams open at once; past it 503")] = 256
+    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", integer(10, 3_600_000), "milliseconds a computed call may take; past it 504")] = 5000
+    server_read_timeout_secs: Annotated[float, Variable("SERVER_READ_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds for a request's head, and for a stall in its body")] = 15.0
+    server_write_timeout_secs: Annotated[float, Variable("SERVER_WRITE_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds a reader may stall between two writes")] = 30.0
+    server_idle_timeout_secs: Annotated[float, Variable("SERVER_IDLE_TIMEOUT_SECS", number(0.1, 3600), "seconds an idle connection is kept")] = 120.0
+    max_request_size_bytes: Annotated[int, Variable("MAX_REQUEST_SIZE_BYTES", integer(1024, 2**30), "largest request body; unless set, 16 MiB where vectors are compared")] = 10 * 2**20
+    drain_delay_secs: Annotated[float, Variable("DRAIN_DELAY_SECS", number(0, MINUTES_10), "seconds between /readyz turning false and the listener closing")] = 0.0
+    drain_timeout_secs: Annotated[float, Variable("DRAIN_TIMEOUT_SECS", number(0, 3600), "seconds that calls under way are given to finish on shutdown")] = 30.0
+
+    # Images
+    max_image_pixels: Annotated[int, Variable("MAX_IMAGE_PIXELS", integer(1, 10**9), "pixels of an image, by its header, before it is decoded")] = 40_000_000
+    image_url_allow: Annotated[tuple[str, ...], Variable("IMAGE_URL_ALLOW", words, "hosts that images may be fetched from, by comma; a leading dot admits subdomains")] = ()
+
+    # Models
+    model_dir: Annotated[Path | None, Variable("MODEL_DIR", path, "folder of the model store [DATA_DIR/models]")] = None
+    model_name: Annotated[str, Variable("MODEL_NAME", text, "catalogue name or hub id of the text model")] = "all-MiniLM-L6-v2"
+    model_path: Annotated[Path | None, Variable("MODEL_PATH", path, "a model of your own: an ONNX file beside tokenizer.json, or a folder")] = None
+    max_tokens: Annotated[int | None, Variable("MAX_TOKENS", integer(3, 8192), "tokens a text is cut to [the model's own]")] = None
+    engine: Annotated[Literal["auto", "openvino", "onnxruntime"], Variable("ENGINE", choice("auto", "openvino", "onnxruntime"), "inference engine")] = "auto"
+    device: Annotated[str, Variable("DEVICE", device, "auto, cpu or cuda:0 (extra `cuda`)")] = "auto"
+    precision: Annotated[Literal["auto", "f32", "bf16", "int8"], Variable("PRECISION", choice("auto", "f32", "bf16", "int8"), "arithmetic; auto takes bf16 where the CPU has it and the golden check holds")] = "auto"
+    hf_endpoint: Annotated[str, Variable("HF_ENDPOINT", text, "hub that `hf:` sources are taken from")] = "https://huggingface.co"
+    hf_token: Annotated[Secret, Variable("HF_TOKEN", Secret, "credential for gated repositories of that hub")] = NO_SECRET
+
+    # Callers
+    auth: Annotated[str, Variable("AUTH", choice("required", "off"), "off admits everybody, on a loopback address only")] = "required"
+    anonymous_scopes: Annotated[tuple[Scope, ...], Variable("ANONYMOUS_SCOPES", scopes, "scopes that need no credential, by comma")] = ()
+    api_key_prefix: Annotated[str, Variable("API_KEY_PREFIX", key_prefix, "what API keys begin with")] = "fe_"
+    free_tier_limit: Annotated[int, Variable("FREE_TIER_LIMIT", integer(0, 10**15), "requests a month of a free organisation; hard")] = 10_000
+    pro_tier_limit: Annotated[int, Variable("PRO_TIER_LIMIT", integer(0, 10**15), "requests a month of a pro organisation; warns")] = 1_000_000
+    scale_tier_limit: Annotated[int, Variable("SCALE_TIER_LIMIT", integer(0, 10**15), "requests a month of a scale organisation; warns")] = 10_000_000
+    enforce_paid_limits: Annotated[bool, Variable("ENFORCE_PAID_LIMITS", flag, "make the paid tiers' limits hard")] = False
+    tiers_file: Annotated[Path | None, Variable("TIERS_FILE", path, "TOML file that changes the table of tiers: [free] requests_per_minute, burst, concurrency, monthly_requests, hard")] = None
+    rate_limit_enabled: Annotated[bool, Variable("RATE_LIMIT_ENABLED", flag, "limit the rate of free and anonymous callers")] = True
+    rate_limit_requests_per_minute: Annotated[int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", integer(1, 10**9), "their sustained rate")] = 60
+    rate_limit_burst: Annotated[int, Variable("RATE_LIMIT_BURST", integer(0, 10**9), "how many of their requests may come at once; 0 counts as 1")] = 20
+
+    # Stores
+    database_url: Annotated[Secret | None, Variable("DATABASE_URL", database_url, "database: postgresql://user:password@host/name, or sqlite:///path [SQLite in DATA_DIR]")] = None
+    database_max_connections: Annotated[int, Variable("DATABASE_MAX_CONNECTIONS", integer(1, 1000), "connections to PostgreSQL at most, in each worker")] = 20
+    database_min_connections: Annotated[int, Variable("DATABASE_MIN_CONNECTIONS", integer(0, 1000), "of them kept open")] = 5
+    redis_url: Annotated[Secret | None, Variable("REDIS_URL", redis_url, "Redis for counters, permits and news between workers; needs maxmemory-policy noeviction")] = None
+    redis_cache_url: Annotated[Secret | None, Variable("REDIS_CACHE_URL", redis_url, "Redis, or database number, for cached vectors, which may be evicted [REDIS_URL]")] = None
+    l2_cache_ttl_secs: Annotated[int, Variable("L2_CACHE_TTL", integer(0, 10**9), "seconds a vector is kept in Redis; 0 keeps none")] = 3600
+    usage_journal: Annotated[str, Variable("USAGE_JOURNAL", choice("file", "redis"), "where usage waits for the database: a file in DATA_DIR, or a stream in REDIS_URL where the disk is read-only")] = "file"
+    usage_retention_days: Annotated[int, Variable("USAGE_RETENTION_DAYS", integer(0, 36_500), "days for which single usage events are kept; daily sums stay; 0 keeps all")] = 0
+    l1_cache_size: Annotated[int, Variable("L1_CACHE_SIZE", integer(0, 10_000_000), "vectors kept in memory; 0 keeps none")] = 1000
+    cache_scope: Annotated[str, Variable("CACHE_SCOPE", choice("tenant", "shared"), "whether organisations share cached vectors")] = "tenant"
+
+    # Tokens
+    jwt_secret: Annotated[Secret | None, Variable("JWT_SECRET", Secret, "signs access tokens: 32 characters or more (HS256), or an Ed25519 private key, PEM (EdDSA) [made in DATA_DIR; production wants it set]")] = None
+    jwt_previous_secrets: Annotated[tuple[Secret, ...], Variable("JWT_PREVIOUS_SECRETS", secrets, "former secrets, by comma, whose tokens are still accepted")] = ()
+    jwt_issuer: Annotated[str, Variable("JWT_ISSUER", text, "who issues the tokens, and whom they are for")] = "phalanx"
+    jwt_access_ttl_secs: Annotated[int, Variable("JWT_ACCESS_TTL_SECS", integer(10, 86_400), "seconds an access token lives")] = 900
+    jwt_refresh_ttl_secs: Annotated[int, Variable("JWT_REFRESH_TTL_SECS", integer(60, 10**8), "seconds a session lives after its latest refresh")] = 1_209_600
+    signup: Annotated[str, Variable("SIGNUP", choice("open", "closed"), "closed leaves it to administrators to make users")] = "open"
+
+    # Edge
+    allowed_origins: Annotated[tuple[str, ...], Variable("ALLOWED_ORIGINS", origins, "origins whose web pages may call, by comma; * is all")] = ()
+    cors_allow_credentials: Annotated[bool, Variable("CORS_ALLOW_CREDENTIALS", flag, "let those pages send cookies and credentials; not with *")] = False
+    cors_allow_headers: Annotated[tuple[str, ...], Variable("CORS_ALLOW_HEADERS", words, "request headers that they may send, by comma; * is all")] = ("authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id")
+    cors_expose_headers: Annotated[tuple[str, ...], Variable("CORS_EXPOSE_HEADERS", words, "response headers that they may read, by comma")] = ("x-request-id", "server-timing", "x-model", "x-model-version", "ratelimit", "ratelimit-policy", "retry-after")
+    cors_allow_methods: Annotated[tuple[str, ...], Variable("CORS_ALLOW_METHODS", methods, "methods that they may use, by comma")] = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    trusted_proxy_ips: Annotated[tuple[Network, ...], Variable("TRUSTED_PROXY_IPS", networks, "addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, by comma")] = ()
+    force_https: Annotated[bool, Variable("FORCE_HTTPS", flag, "redirect or refuse what did not come over TLS, probes excepted, and send HSTS")] = False
+    request_id_header: Annotated[str, Variable("REQUEST_ID_HEADER", header, "header of the request id, in and out")] = "X-Request-Id"
+
+    # Watching
+    log_level: Annotated[str, Variable("LOG_LEVEL", choice(*LEVELS), "lowest level logged")] = "info"
+    rust_log: Annotated[str | None, Variable("RUST_LOG", rust_log, "sets the level when LOG_LEVEL does not; `info,api=debug` is understood")] = None
+    log_format: Annotated[str, Variable("LOG_FORMAT", choice("auto", "json", "console"), "auto is console on a terminal, else json")] = "auto"
+    metrics_enabled: Annotated[bool, Variable("METRICS_ENABLED", flag, "serve Prometheus metrics on PROMETHEUS_BIND")] = True
+    prometheus_bind: Annotated[tuple[str, int], Variable("PROMETHEUS_BIND", bind, "address of the metrics listener")] = ("127.0.0.1", 9500)
+    # fmt: on
+
+    def body_limit(self, own: int | None) -> int:
+        """Return the bytes that a body may have on a row whose `own` default differs; what the operator set goes before."""
+        is_default = self.max_request_size_bytes == Settings.max_request_size_bytes
+        return own if own is not None and is_default else self.max_request_size_bytes
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the model store."""
+        return self.model_dir or self.data_dir / "models"
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'phalanx.db'}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the stores are servers, so that several workers can run on them."""
+        return not self.database.startswith("sqlite") and self.redis_url is not None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the HTTP edge can be reached from this machine only."""
+        if self.app_host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.app_host).is_loopback
+        except ValueError:
+            return False
+
+
+UNUSED = frozenset(
+    {
+        "GRPC_PORT",
+        "SERVICES",
+        "TLS_CLIENT_CA_FILE",
+        "FALLBACK",
+        "QUEUE_REDIS_URL",
+        "QDRANT_URL",
+        "OLLAMA_BASE_URL",
+        "OLLAMA_DEFAULT_TIMEOUT_MS",
+        "UPSTREAMS_FILE",
+        "CONVERSATION_RETENTION_DAYS",
+        "QUEUES",
+        "QUEUE_JOB_MAP",
+        "WEBHOOK_SECRET",
+        "TEXT_URL",
+        "FACES_URL",
+        "IMAGES_URL",
+        "VECTORS_URL",
+        "EQUATIONS_URL",
+        "SERVICE_KEY",
+    }
+)
+"""Names of the platform's wire that this version has no use for: setting one is pointed out, not silently accepted."""

@@ -1,0 +1,1 @@
+"""Outbound calls: what this worker asks of others over the network."""

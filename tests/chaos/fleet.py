@@ -1,0 +1,191 @@
+"""Workers on shared servers, or one alone: started, killed and started again on the same data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from chaos.clients import Caller, Record
+from chaos.record import Kill, Outage
+from servers import PostgresServer, RedisServer
+from servers.worker import PHALANX, WorkerProcess
+
+DATABASE, REDIS, LIMITS = "database", "redis", "limits"
+LIMITS_LOST, LIMITS_BACK = "each worker limits its share", "limits are shared again"
+SERVE = (PHALANX, "serve")
+NOTHING: Mapping[str, str] = {}
+SECRET = "only-for-tests-" * 4
+
+
+def is_object(line: str) -> bool:
+    """Whether a line of a log is one of JSON, whole."""
+    return line.startswith("{") and line.endswith("}")
+
+
+class Place:
+    """Where a worker runs: its name and its folder stay when its process is replaced."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.process: WorkerProcess | None = None
+
+    def where(self) -> tuple[str, int] | None:
+        """Return host and port, or None while no process listens."""
+        return None if self.process is None else (self.process.host, self.process.port)
+
+
+class Fleet:
+    """Workers with a folder each, over PostgreSQL and Redis if there are any, else one with its own SQLite.
+
+    `command` is what the first one begins with; the others, and all that are started again, serve as users have them.
+    `close` ends workers in order; what dead ones left in their journals is taken up first by starting them again.
+    """
+
+    def __init__(
+        self, folder: Path, models_dir: Path, *, workers: int = 1, postgres: PostgresServer | None = None,
+        redis: RedisServer | None = None, command: Sequence[str] = SERVE, environ: Mapping[str, str] = NOTHING,
+    ) -> None:  # fmt: skip
+        self.postgres, self.redis = postgres, redis
+        self.places = [Place(f"worker-{number}", folder / f"worker-{number}") for number in range(1, workers + 1)]
+        self.kills: list[Kill] = []
+        self.outages: list[Outage] = []
+        self._down: dict[str, float] = {}
+        self._models_dir = models_dir
+        self._command = command
+        self.database_url = f"sqlite:///{self.places[0].folder / 'phalanx.db'}"
+        self.environ = {"JWT_SECRET": SECRET, **environ}
+        if postgres is not None:
+            self.database_url = self.environ["DATABASE_URL"] = postgres.create_database()
+        if redis is not None:
+            self.environ["REDIS_URL"] = redis.url
+
+    async def __aenter__(self) -> Fleet:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill_all()
+
+    async def open(self) -> None:
+        """Start all workers at once, as a platform would, and wait until they are ready."""
+        commands = [self._command, *[SERVE] * (len(self.places) - 1)]
+        places = zip(self.places, commands, strict=True)
+        await asyncio.gather(*(self.start(place.name, command) for place, command in places))
+        self.outages.clear()
+
+    def kill_all(self) -> None:
+        """Leave no process behind."""
+        for place in self.places:
+            if place.process is not None:
+                place.process.kill()
+
+    def place(self, name: str) -> Place:
+        """Return a worker's place."""
+        return next(place for place in self.places if place.name == name)
+
+    def worker(self, number: int = 0) -> WorkerProcess:
+        """Return a worker that runs."""
+        process = self.places[number].process
+        assert process is not None
+        return process
+
+    async def start(self, name: str, command: Sequence[str] = SERVE) -> None:
+        """Start a worker or a server and wait until it serves."""
+        if name == DATABASE:
+            assert self.postgres is not None
+            await asyncio.to_thread(self.postgres.start)
+        elif name == REDIS:
+            assert self.redis is not None
+            await asyncio.to_thread(self.redis.start)
+        else:
+            await self._start_worker(self.place(name), command)
+        self.outages.append(Outage(name, self._down.pop(name, 0.0), time.time()))
+
+    def kill(self, name: str, record: Record) -> None:
+        """Kill a worker or a server now, and note which calls are under way. Waits for its end, but for nothing else."""
+        place = None if name in (DATABASE, REDIS) else self.place(name)
+        at = self._down[name] = time.time()
+        self.kills.append(Kill(name, at, record.in_flight(name if place else None), is_worker=place is not None))
+        if place is not None:
+            assert place.process is not None
+            place.process.kill()
+            place.process = None
+        else:
+            server = self.postgres if name == DATABASE else self.redis
+            assert server is not None
+            server.kill()
+
+    def died(self, name: str, record: Record) -> Kill:
+        """Note that a worker ended itself, as one does at a kill point. What it did not answer was under way."""
+        at = self._down[name] = time.time()
+        known = frozenset().union(*(kill.in_flight for kill in self.kills))
+        cut = {call.request_id for call in record.calls if call.worker == name and not (call.is_answered or call.left)}
+        self.kills.append(Kill(name, at, record.in_flight(name) | (cut - known)))
+        self.place(name).process = None
+        return self.kills[-1]
+
+    async def close(self) -> None:
+        """End all workers in order, so that all they have noted is in the ledger."""
+        await asyncio.gather(*(self._adopt(place) for place in self.places if place.process is None))
+        statuses = await asyncio.gather(*(asyncio.to_thread(self.stop, place) for place in self.places))
+        assert not any(statuses), f"workers ended with {statuses}"
+
+    def stop(self, place: Place) -> int:
+        """End a worker in order; returns its exit status. Who calls it meanwhile may find it closed."""
+        assert place.process is not None
+        since, status = time.time(), place.process.stop()
+        place.process = None
+        self.outages.append(Outage(place.name, since, time.time()))
+        return status
+
+    def make_caller(self, email: str, tier: str = "scale", scopes: Sequence[str] = ("text",)) -> Caller:
+        """Make a key by the command, as an operator does."""
+        words = [
+            "keys",
+            "create",
+            email,
+            "--tier",
+            tier,
+            "--json",
+            *(w for scope in scopes for w in ("--scope", scope)),
+        ]
+        made = json.loads(self.worker().run(*words))
+        return Caller(made["key"], made["record"]["id"], made["record"]["organisation"])
+
+    def degradations(self) -> list[Outage]:
+        """Return when workers went by their shares of the limits, from their logs, as outages of `limits`."""
+        found = []
+        for log in sorted(path for place in self.places for path in place.folder.glob("worker-*.log")):
+            since = 0.0
+            for line in map(json.loads, filter(is_object, log.read_text().splitlines())):
+                at = datetime.fromisoformat(line["timestamp"]).timestamp()
+                if line["event"] == LIMITS_LOST:
+                    since = at
+                elif line["event"] == LIMITS_BACK:
+                    found.append(Outage(LIMITS, since, at))
+                    since = 0.0
+            if since:
+                found.append(Outage(LIMITS, since, at))
+        return found
+
+    async def _adopt(self, place: Place) -> None:
+        """Start a worker that takes up what a dead one left; without a model, which would be the most of its work."""
+        nowhere = place.folder / "no-models"
+        place.process = await asyncio.to_thread(WorkerProcess, place.folder, nowhere, self.environ)
+
+    async def _start_worker(self, place: Place, command: Sequence[str]) -> None:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        process = await asyncio.to_thread(
+            WorkerProcess, place.folder, self._models_dir, self.environ, command=command
+        )  # fmt: skip
+        # From now on it may be called, and killed; that it is not ready yet is a reason for 503.
+        place.process = process
+        await asyncio.to_thread(process.wait_ready)

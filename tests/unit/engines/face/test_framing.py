@@ -1,0 +1,56 @@
+"""Squares of images and the way back."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from phalanx.engines.face.framing import cut_square, letterbox, scaled_chip
+
+
+def image(height: int, width: int) -> np.ndarray:
+    """Red grows to the right, green downwards."""
+    x, y = np.meshgrid(np.linspace(20, 230, width), np.linspace(20, 230, height))
+    return np.stack([x, y, np.full_like(x, 128)], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (100, 640), (641, 99), (1, 1), (3, 2000), (192, 192)])
+def test_a_letterbox_holds_the_whole_image_and_knows_the_way_back(height: int, width: int) -> None:
+    square = letterbox(image(height, width), 192)
+    assert square.pixels.shape == (192, 192, 3)
+    rows, columns = (np.flatnonzero(square.pixels[:, :, 2].any(axis=axis)) for axis in (1, 0))
+    first = np.array([columns[0], rows[0]]) / 192
+    last = np.array([columns[-1] + 1, rows[-1] + 1]) / 192
+    assert square.points(first) == pytest.approx([0, 0], abs=1e-3)
+    assert square.points(last) == pytest.approx([width, height], abs=1e-3)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, -1.2, math.pi])
+@pytest.mark.parametrize("side", [40.0, 128.0, 300.0])
+def test_a_square_shows_what_its_matrix_says(angle: float, side: float) -> None:
+    """The level of a pixel tells where it came from."""
+    source = image(400, 500)
+    square = cut_square(source, (260, 190), side, angle, 128)
+    for part in ((0.5, 0.5), (0.2, 0.7), (0.9, 0.4)):
+        x, y = square.points(np.array(part))
+        if 3 < x < 497 and 3 < y < 397:
+            column, row = (min(127, int(p * 128)) for p in part)
+            seen = square.pixels[row, column].astype(int)
+            assert seen[0] == pytest.approx(20 + 210 * x / 500, abs=3)
+            assert seen[1] == pytest.approx(20 + 210 * y / 400, abs=3)
+
+
+def test_outside_the_image_it_is_black() -> None:
+    assert not cut_square(image(50, 50), (500, 500), 20, 0, 128).pixels.any()
+    corner = cut_square(image(50, 50), (0, 0), 40, 0, 128).pixels
+    assert not corner[:60, :60].any()
+    assert corner[70:, 70:].all()
+
+
+def test_a_chip_is_scaled_to_the_model() -> None:
+    assert scaled_chip(image(300, 200), 150).shape == (150, 150, 3)
+    assert scaled_chip(image(10, 20), 112).shape == (112, 112, 3)
+    same = image(150, 150)
+    assert scaled_chip(same, 150) is same

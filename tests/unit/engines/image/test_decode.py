@@ -1,0 +1,144 @@
+"""Decoding: pixels as they should be, of every kind of file, upright and at the size that suffices."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from phalanx.engines.image.decode import Decoded, decode, reduction
+from phalanx.engines.image.header import Header
+from phalanx.errors import UnreadableInput
+from pictures import BLUE, GREEN, GREY, RED, astronaut, chunk, jpeg_with, noise, oriented, png, quarters, samples, saved
+
+MAX_PIXELS = 40_000_000
+
+
+def read(data: bytes, max_side: int | None = None) -> Decoded:
+    return decode(data, max_pixels=MAX_PIXELS, max_side=max_side)
+
+
+def corners(decoded: Decoded) -> list[tuple[int, ...]]:
+    """The four corners' colours: left top, right top, left bottom, right bottom."""
+    pixels = decoded.pixels
+    return [tuple(pixels[y, x].tolist()) for y, x in ((3, 3), (3, -4), (-4, 3), (-4, -4))]
+
+
+@pytest.mark.parametrize("name", ["png", "lossless webp", "bmp", "animated png", "animated webp"])
+def test_lossless_files_give_their_pixels(name: str) -> None:
+    """To the last bit, red first; of an animation the first frame."""
+    assert np.array_equal(read(samples()[name]).pixels, noise())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+def test_lossy_files_give_nearly_their_pixels(form: str) -> None:
+    """A photograph, at quality 95."""
+    photo = astronaut()
+    difference = read(saved(photo, form, quality=95)).pixels.astype(int) - photo
+    assert np.abs(difference).mean() < 3
+
+
+ORDER = {
+    1: (RED, GREEN, BLUE, GREY), 2: (GREEN, RED, GREY, BLUE), 3: (GREY, BLUE, GREEN, RED), 4: (BLUE, GREY, RED, GREEN),
+    5: (RED, BLUE, GREEN, GREY), 6: (BLUE, RED, GREY, GREEN), 7: (GREY, GREEN, BLUE, RED), 8: (GREEN, GREY, RED, BLUE),
+}  # fmt: skip
+"""Where the stored corners belong, from EXIF's definition of each orientation."""
+
+
+@pytest.mark.parametrize("orientation", ORDER)
+@pytest.mark.parametrize("max_side", [None, 16])
+def test_every_orientation_is_put_upright(orientation: int, max_side: int | None) -> None:
+    """All eight, at full and at reduced size; the scale leads back to the upright original."""
+    found = read(jpeg_with(oriented(orientation), quarters(64, 48)), max_side)
+    assert np.abs(np.array(corners(found)) - np.array(ORDER[orientation])).max() < 12
+    width, height = (48, 64) if orientation >= 5 else (64, 48)
+    across, down = found.scale
+    assert (found.pixels.shape[1] * across, found.pixels.shape[0] * down) == (width, height)
+    assert found.pixels.shape[1] == (width if max_side is None else width // 4)
+
+
+@pytest.mark.parametrize("orientation", ORDER)
+def test_pillow_agrees_on_orientations(orientation: int) -> None:
+    """Another implementation's word."""
+    import io
+
+    from PIL import Image, ImageOps
+
+    data = png(3, 2, 8, 0, b"\0\x01\x02\x03\0\x04\x05\x06", between=chunk(b"eXIf", oriented(orientation)))
+    with Image.open(io.BytesIO(data)) as image:
+        theirs = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read(data).pixels[:, :, 0], theirs)
+
+
+@pytest.mark.parametrize(
+    ("side", "max_side", "divisor"),
+    [(4000, 192, 8), (1536, 192, 8), (1535, 192, 4), (768, 192, 4), (767, 192, 2), (383, 192, 1), (100, 192, 1)],
+)
+def test_the_reduction_leaves_enough(side: int, max_side: int, divisor: int) -> None:
+    """Never fewer pixels than asked for; only JPEG can."""
+    assert reduction(Header("jpeg", side, side // 2), max_side) == divisor
+    assert reduction(Header("jpeg", side // 2, side), max_side) == divisor
+    assert reduction(Header("png", side, side), max_side) == 1
+
+
+def test_a_reduced_decode_looks_like_the_whole_one() -> None:
+    """Averages of blocks, but for the rounding of the transform."""
+    photo = astronaut()[:504]
+    whole = read(saved(photo, "JPEG", quality=95))
+    small = read(saved(photo, "JPEG", quality=95), 120)
+    assert small.scale == (4, 4)
+    expected = cv2.resize(whole.pixels, (128, 126), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.pixels.astype(int) - expected).mean() < 3
+
+
+def test_a_side_that_is_no_multiple_is_rounded_up() -> None:
+    """The scale leads from border to border."""
+    small = read(saved(astronaut()[:501, :507], "JPEG"), 120)
+    assert small.pixels.shape == (126, 127, 3)
+    assert small.scale == (507 / 127, 501 / 126)
+
+
+def test_alpha_is_laid_on_white() -> None:
+    """Wholly transparent is white, opaque is itself, half is half way; palettes with transparency too."""
+    rows = b"\0" + bytes([200, 100, 0, 0, 200, 100, 0, 255, 200, 100, 0, 128])
+    assert read(png(3, 1, 8, 6, rows)).pixels[0].tolist() == [[255, 255, 255], [200, 100, 0], [227, 177, 127]]
+    palette = chunk(b"PLTE", bytes([200, 100, 0, 0, 255, 0])) + chunk(b"tRNS", b"\0")
+    assert read(png(2, 1, 8, 3, b"\0\0\x01", between=palette)).pixels[0].tolist() == [[255, 255, 255], [0, 255, 0]]
+
+
+def test_sixteen_bits_are_cut_to_eight() -> None:
+    """Grey, colour, and colour with alpha."""
+    assert read(png(1, 1, 16, 0, b"\0" + struct.pack(">H", 0x80FF))).pixels.tolist() == [[[128] * 3]]
+    assert read(png(1, 1, 16, 2, b"\0" + struct.pack(">HHH", 65535, 0x80FF, 1))).pixels.tolist() == [[[255, 128, 0]]]
+    opaque = png(1, 1, 16, 6, b"\0" + struct.pack(">HHHH", 65535, 0x8000, 0, 65535))
+    assert read(opaque).pixels.tolist() == [[[255, 128, 0]]]
+
+
+def test_grey_and_cmyk_become_colour() -> None:
+    """Three channels always; CMYK within what its conversion costs."""
+    grey = read(saved(noise(), "PNG", mode="L")).pixels
+    assert grey.shape == (48, 64, 3)
+    assert np.array_equal(grey[:, :, 0], grey[:, :, 2])
+    flat = np.full((32, 32, 3), (200, 100, 50), np.uint8)
+    assert np.abs(read(saved(flat, "JPEG", mode="CMYK")).pixels.astype(int) - flat).max() < 8
+
+
+def test_a_polyglot_is_what_its_signature_says() -> None:
+    """A ZIP behind a PNG is ignored; pixels are all that is taken."""
+    assert np.array_equal(read(saved(noise(), "PNG") + b"PK\x03\x04rubbish").pixels, noise())
+
+
+def test_broken_pixels_are_refused() -> None:
+    """A good header does not help: a checksum that is wrong, rows that are missing."""
+    data = bytearray(saved(noise(), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    for broken in (bytes(data), png(64, 48, 8, 2, b"\0" * 100)):
+        with pytest.raises(UnreadableInput, match="pixels cannot be decoded"):
+            read(broken)
+
+
+def test_opencv_spawns_no_threads() -> None:
+    """The two that work on images are all."""
+    assert cv2.getNumThreads() == 1

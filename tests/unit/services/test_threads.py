@@ -1,0 +1,60 @@
+"""Threads with a bound: how many work, how many wait, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from clocks import HandClock
+from phalanx.errors import Overloaded
+from phalanx.services.threads import BoundedThreads
+
+AT_ONCE, WAITING = 2, 3
+
+
+class Admitted:
+    deadline = math.inf
+
+
+def test_as_many_work_and_wait_as_may() -> None:
+    """One more is refused with when to come back, and there is room once they are done."""
+
+    async def scenario() -> None:
+        threads: Any = BoundedThreads("vectors", HandClock(), at_once=AT_ONCE, max_waiting=WAITING)
+        go, started, running = threading.Event(), threading.Semaphore(0), []
+
+        def work() -> None:
+            running.append(threading.current_thread().name)
+            started.release()
+            go.wait(5)
+
+        tasks = [asyncio.create_task(threads.run(Admitted(), work)) for _ in range(AT_ONCE + WAITING)]
+        await asyncio.sleep(0)
+        for _ in range(AT_ONCE):
+            assert await asyncio.to_thread(started.acquire, timeout=5)
+        assert len(running) == AT_ONCE
+        with pytest.raises(Overloaded, match="too many vectors") as refused:
+            await threads.run(Admitted(), work)
+        assert refused.value.retry_after_s
+        go.set()
+        await asyncio.gather(*tasks)
+        assert await threads.run(Admitted(), lambda: "room") == "room"
+        threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_the_work_raises_arrives() -> None:
+    async def scenario() -> None:
+        threads: Any = BoundedThreads("vectors", HandClock(), at_once=1, max_waiting=0)
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(Admitted(), lambda: 1 // 0)
+        await asyncio.sleep(0)
+        assert await threads.run(Admitted(), lambda: 1) == 1
+        threads.close()
+
+    asyncio.run(scenario())
