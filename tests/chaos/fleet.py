@@ -75,7 +75,9 @@ class Fleet:
         self.kill_all()
 
     async def open(self) -> None:
-        """Start all workers at once, as a platform would, and wait until they are ready."""
+        """Start all workers at once, as a platform would, over an empty Redis, and wait until they are ready."""
+        if self.redis is not None:
+            await asyncio.to_thread(self.redis.flush)
         commands = [self._command, *[SERVE] * (len(self.places) - 1)]
         places = zip(self.places, commands, strict=True)
         await asyncio.gather(*(self.start(place.name, command) for place, command in places))

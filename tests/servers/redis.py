@@ -33,3 +33,11 @@ class RedisServer(ServerProcess):
                 return connection.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+    def flush(self) -> None:
+        """Forget everything: counters are kept by organisation, and another installation may have used the same names."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            answer = connection.recv(64)
+        if not answer.startswith(b"+OK"):
+            raise RuntimeError(f"FLUSHALL: {answer!r}")
