@@ -30,6 +30,7 @@ from phalanx.ports.limits import (
     Workers,
 )
 from phalanx.ports.usage import Books, SumKey, UsageLedger, UsageLog, UsageQuery
+from phalanx.ports.vectors import CollectionRecord, CollectionStore, Distance, Hit, Point, VectorStore
 
 __all__ = [
     "NO_LIMIT",
@@ -41,13 +42,18 @@ __all__ = [
     "ChangeFeed",
     "Changes",
     "Clock",
+    "CollectionRecord",
+    "CollectionStore",
+    "Distance",
     "Engine",
     "Finished",
     "Grant",
+    "Hit",
     "IdempotencyStore",
     "KeyStore",
     "Limiter",
     "OrganisationStore",
+    "Point",
     "Prepared",
     "QuotaDecision",
     "RateDecision",
@@ -61,5 +67,6 @@ __all__ = [
     "UsageQuery",
     "UserStore",
     "VectorCache",
+    "VectorStore",
     "Workers",
 ]
