@@ -90,6 +90,13 @@ class Conflict(PhalanxError):
     )
 
 
+class ContractMismatch(PhalanxError):
+    row = ErrorRow(
+        "contract_mismatch", 409, "FAILED_PRECONDITION", "no",
+        "The collection's vectors were made by another model than the one that serves now.",
+    )  # fmt: skip
+
+
 class TooLarge(PhalanxError):
     row = ErrorRow("too_large", 413, "INVALID_ARGUMENT", "no", "The body or a list in it is larger than allowed.")
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from phalanx.contract.keys import Id
+from phalanx.contract.vectors import Metric
+
+MAX_DIMENSIONS = 4096
+CollectionKind = Literal["vectors", "texts", "faces"]
+CollectionName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Word = Annotated[str, Meta(max_length=1024)]
 PayloadKey = Annotated[
     str, Meta(min_length=1, max_length=256, description="A key of the payload; a dot leads into an object.")
@@ -48,3 +54,111 @@ class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     must: Conditions = []
     must_not: Conditions = []
     should: Conditions = []
+
+
+class VectorsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="vectors"):
+    """What the vectors of a collection of the caller's own vectors have in common."""
+
+    dimensions: int
+    metric: Metric
+
+
+class TextsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="texts"):
+    """What made the vectors of a collection of texts. They are of unit length.
+
+    Texts are cut to `max_tokens`; those that are kept go in behind the model's prompt `document_prompt`, those that are
+    searched for behind `query_prompt`, where it has such.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    dimensions: int
+    pooling: str
+    max_tokens: int
+    normalize: bool = True
+    metric: Metric = "cosine"
+    document_prompt: str | None = None
+    query_prompt: str | None = None
+
+
+class FacesContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="faces"):
+    """What made the vectors of a collection of faces: the network, the template faces are aligned to, and who found them.
+
+    Two faces are of one person when their euclidean distance is at most, or their cosine at least, `threshold`.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    dimensions: int
+    template: str
+    metric: Metric
+    threshold: float
+    detector: str
+    detector_version: str
+
+
+Contract = VectorsContract | TextsContract | FacesContract
+
+
+class ListCollectionsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask for collections, in order of their names, from the one behind `after`.
+
+    `organisation` is for administrators of the installation, who see those of all without it; others see their own.
+    """
+
+    after: Annotated[str, Meta(max_length=512)] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    organisation: Id | None = None
+
+
+class CreateCollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask for a collection of `vectors` of the caller's own, of `texts` or of `faces`.
+
+    `dimensions` and `metric` (cosine unless given) go with vectors; texts and faces have those of their `model`, the
+    worker's default unless given.
+    """
+
+    name: CollectionName
+    kind: CollectionKind
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
+    metric: Metric | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
+    organisation: Id | None = None
+
+
+class CollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Name a collection. `organisation` is for administrators of the installation; others name their own."""
+
+    name: CollectionName
+    organisation: Id | None = None
+
+
+class CollectionView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A collection. `place` is what it is called in the store of vectors.
+
+    While its points move to another contract, `next_contract` and `next_place` say where to.
+    """
+
+    name: str
+    kind: CollectionKind
+    organisation: str
+    contract: Contract
+    place: str
+    created_at: float
+    next_contract: Contract | None = None
+    next_place: str = ""
+
+
+class ListCollectionsResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Collections; `next` is what to ask `after` for those behind, absent at the end."""
+
+    collections: list[CollectionView] = field(default_factory=list)
+    next: str | None = None
+
+
+class DeleteCollectionResponse(Struct, frozen=True, kw_only=True):
+    """The name of the collection that is gone with all its points."""
+
+    deleted: str

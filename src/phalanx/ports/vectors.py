@@ -133,6 +133,10 @@ class CollectionStore(Protocol):
         """Return a record."""
         ...
 
+    async def list_all(self, *, after: tuple[str, str] = ("", ""), limit: int = 100) -> list[CollectionRecord]:
+        """Return records of all organisations, in the order of organisation and name, from the one behind `after`."""
+        ...
+
     async def list(self, organisation: str, *, after: str = "", limit: int = 100) -> list[CollectionRecord]:
         """Return an organisation's records in the order of their names, from the one behind `after`."""
         ...

@@ -201,3 +201,18 @@ usage_expired = Table(
     Column("day", String(10), nullable=False),
     PrimaryKeyConstraint("day"),
 )
+
+# Organisations and names are put in order byte by byte (collation C), whatever language the database speaks.
+collections = Table(
+    "collections",
+    metadata,
+    Column("organisation", Text().with_variant(Text(collation="C"), "postgresql"), nullable=False),
+    Column("name", Text().with_variant(Text(collation="C"), "postgresql"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("contract", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("next_place", Text, nullable=False),
+    Column("next_contract", Text, nullable=False),
+    PrimaryKeyConstraint("organisation", "name"),
+)
