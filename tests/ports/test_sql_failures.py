@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -83,12 +83,15 @@ def silent(server: PostgresServer) -> Iterator[None]:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     processes = [parent, *map(int, children)]
     for process in processes:
-        os.kill(process, signal.SIGSTOP)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
         for process in processes:
-            os.kill(process, signal.SIGCONT)
+            # One that was ending of itself when it was stopped ends now.
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 async def test_a_closed_database_is_unavailable(database: Database) -> None:

@@ -8,10 +8,12 @@ fetch an unpinned setuptools and run the archive's `setup.py`; `_INERT_BACKEND` 
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from phalanx.errors import UpstreamFailed
@@ -126,7 +128,7 @@ def _watch(pip: subprocess.Popen[bytes], scratch: Path, progress: Progress) -> i
             try:
                 return pip.wait(POLL_S)
             except subprocess.TimeoutExpired:
-                largest = max((_size(path) for path in (scratch / "tmp").rglob("*")), default=0)
+                largest = max(_sizes(scratch / "tmp"), default=0)
                 progress.advance(max(0, largest - seen))
                 seen = max(seen, largest)
     except BaseException:
@@ -134,11 +136,12 @@ def _watch(pip: subprocess.Popen[bytes], scratch: Path, progress: Progress) -> i
         raise
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:
-        return 0
+def _sizes(folder: Path) -> Iterator[int]:
+    """Give the sizes of the files below a folder in which pip makes and removes others at the same moment."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield Path(parent, name).lstat().st_size
 
 
 def _last_words(log: Path) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from phalanx.models.catalogue import PypiSource, Target
 from phalanx.models.pins import WrongBytes
 from phalanx.models.progress import Silent
 from phalanx.models.sources import Access, fetch
+from phalanx.models.sources.pypi import _sizes
 
 MEMBERS = {name: f"tiny_model/model/{name}" for name in FILES}
 
@@ -139,3 +142,24 @@ def test_a_wrong_file_inside_the_right_archive_is_refused(shelf: Path, room: Pat
     with pytest.raises(WrongBytes, match=r"config\.json of tiny_model-1\.0-py3-none-any\.whl has sha256"):
         download(source, shelf, room)
     assert {path.name for path in room.iterdir()} == {"model.safetensors"}
+
+
+def test_sizes_are_told_while_folders_come_and_go(tmp_path: Path) -> None:
+    """As pip's own do at its end."""
+    (tmp_path / "kept").write_bytes(bytes(7))
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            inner = tmp_path / "a" / "b"
+            inner.mkdir(parents=True)
+            (inner / "file").write_bytes(b"1")
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert all(7 in _sizes(tmp_path) for _ in range(2000))
+    finally:
+        stop.set()
+        thread.join()
