@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 class Worker:
     """A ready worker with a key of tier scale. Use it as a context manager: leaving drains it and removes its data.
 
-    `cores` pins it; `environ` are further settings, `scope` is the keys'. `start_s` are the seconds from starting the process until
+    `cores` pins it; `environ` are further settings, `scope` is the keys', or several by comma. `start_s` are the seconds from starting the process until
     /readyz said yes. Requests are logged, to a file, as in production.
     """
 
@@ -88,7 +88,8 @@ class Worker:
 
     def make_key(self, email: str) -> str:
         """Make a key of tier scale for an organisation of this name, by the command."""
-        words = [str(PHALANX), "keys", "create", email, "--tier", "scale", "--scope", self._scope, "--json"]
+        scopes = [word for scope in self._scope.split(",") for word in ("--scope", scope)]
+        words = [str(PHALANX), "keys", "create", email, "--tier", "scale", *scopes, "--json"]
         done = subprocess.run(words, env=self._environ, cwd=self._path, check=True, stdout=subprocess.PIPE, text=True)
         return str(json.loads(done.stdout)["key"])
 

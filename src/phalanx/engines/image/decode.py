@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.engines.image.allocation import give_back_large_blocks
 from phalanx.engines.image.header import Header, broken, read_header
 
 Pixels = npt.NDArray[np.uint8]
@@ -15,6 +16,9 @@ Pixels = npt.NDArray[np.uint8]
 
 # Images are worked on two at a time by their caller's threads; threads of OpenCV's own would come on top of those.
 cv2.setNumThreads(1)
+# What is wrong with a file is told to who sent it; the log of a worker is not for callers to write to.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+give_back_large_blocks()
 
 OPAQUE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 REDUCED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import cv2
@@ -12,6 +13,9 @@ from phalanx.errors import InvalidRequest
 
 Size = tuple[int, int]
 WHITE = (255, 255, 255)
+
+LONGEST_TURNED = 32_766
+"""Pixels of a side that OpenCV's warp can count: one less than a 16-bit number holds."""
 
 
 def scaled_size(source: Size, wanted: Resize) -> Size:
@@ -66,16 +70,33 @@ def crop(pixels: Pixels, wanted: Crop) -> Pixels:
 QUARTERS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
+def rotated_size(source: Size, wanted: Rotate) -> Size:
+    """Return the size of the upright rectangle that holds all of an image of the size `source`, turned."""
+    width, height = source
+    if wanted.angle % 90 == 0:
+        return (height, width) if wanted.angle // 90 % 2 else (width, height)
+    sin, cos = (abs(part(math.radians(wanted.angle))) for part in (math.sin, math.cos))
+    return max(1, round(height * sin + width * cos)), max(1, round(height * cos + width * sin))
+
+
 def rotate(pixels: Pixels, wanted: Rotate) -> Pixels:
-    """Turn an image clockwise: by quarters exactly, otherwise bilinear into the upright rectangle that holds it all."""
+    """Turn an image clockwise: by quarters exactly, otherwise bilinear into the upright rectangle that holds it all.
+
+    Raises `InvalidRequest` for a side beyond `LONGEST_TURNED`, but in quarters.
+    """
     if wanted.angle % 90 == 0:
         quarters = int(wanted.angle // 90) % 4
         return cast("Pixels", cv2.rotate(pixels, QUARTERS[quarters])) if quarters else pixels
     height, width = pixels.shape[:2]
+    new_width, new_height = rotated_size((width, height), wanted)
+    longest = max(width, height, new_width, new_height)
+    if longest > LONGEST_TURNED:
+        raise InvalidRequest(
+            f"rotate by other than quarters takes and gives sides of {LONGEST_TURNED} pixels, not {longest}",
+            param="operations",
+        )
     # OpenCV turns counter-clockwise, about a point in coordinates whose zero is the centre of the first pixel.
     matrix: Any = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -wanted.angle, 1.0)
-    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
-    new_width, new_height = round(height * sin + width * cos), round(height * cos + width * sin)
     matrix[0, 2] += (new_width - width) / 2
     matrix[1, 2] += (new_height - height) / 2
     size = (new_width, new_height)

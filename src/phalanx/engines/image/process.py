@@ -17,7 +17,7 @@ from phalanx.contract.images import (
 )
 from phalanx.engines.image.decode import Decoded, Pixels, decode
 from phalanx.engines.image.encode import QUALITY, encode, stored_format, to_tensor
-from phalanx.engines.image.geometry import crop, resize, rotate, scaled_size
+from phalanx.engines.image.geometry import crop, resize, rotate, rotated_size, scaled_size
 from phalanx.engines.image.header import Header, read_header
 from phalanx.engines.image.quality import measure_quality
 from phalanx.errors import InvalidRequest, TooLarge
@@ -85,6 +85,7 @@ class Canvas:
         elif step.crop is not None:
             self._replace(crop(self._pixels, step.crop))
         elif step.rotate is not None:
+            self._check_pixels(*rotated_size((self._pixels.shape[1], self._pixels.shape[0]), step.rotate))
             self._replace(rotate(self._pixels, step.rotate))
         elif step.normalize is not None:
             self._tensor = to_tensor(self._pixels, step.normalize)

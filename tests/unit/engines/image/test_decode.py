@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import struct
 
 import cv2
@@ -142,3 +144,24 @@ def test_broken_pixels_are_refused() -> None:
 def test_opencv_spawns_no_threads() -> None:
     """The two that work on images are all."""
     assert cv2.getNumThreads() == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is set is glibc's")
+def test_large_blocks_go_back_to_the_system() -> None:
+    """Whatever was freed before: glibc marks a block with a mapping of its own by a bit of the word before it."""
+    c = ctypes.CDLL(None)
+    c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    c.free(c.malloc(30 * 2**20))
+    block = c.malloc(8 * 2**20)
+    mark = ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value
+    c.free(block)
+    assert mark & 2
+
+
+def test_a_broken_file_writes_nothing_to_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """OpenCV has words of its own for a palette of 1,000 colours."""
+    broken = bytearray(saved(noise(), "BMP", mode="P"))
+    struct.pack_into("<I", broken, 46, 1000)
+    with pytest.raises(UnreadableInput):
+        read(bytes(broken))
+    assert capfd.readouterr().err == ""

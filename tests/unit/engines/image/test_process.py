@@ -100,6 +100,21 @@ def test_any_turn_keeps_everything() -> None:
     assert np.abs(inner.astype(int) - photo[20:-20, 20:-20]).mean() < 8
 
 
+@pytest.mark.parametrize(("width", "height", "error"), [(65_000, 20, TooLarge), (33_000, 1, InvalidRequest)])
+def test_a_turn_is_bounded_before_it_is_done(
+    width: int, height: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 65,000 pixels on its corner would take 2 · 10⁹; a warp counts in 16 bits."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("no picture is made to be refused")
+
+    monkeypatch.setattr("phalanx.engines.image.geometry.cv2.warpAffine", refuse)
+    steps = [Step(rotate=Rotate(angle=45 if width == 65_000 else 0.001))]
+    with pytest.raises(error):
+        process(saved(noise(width, height), "PNG"), steps, max_pixels=40_000_000)
+
+
 def test_a_small_turn_is_clockwise() -> None:
     """A mark at the right of the middle moves down."""
     pixels = np.zeros((101, 101, 3), np.uint8)
