@@ -8,7 +8,7 @@ MODEL_FOLDERS := $(addprefix .build/models/,$(MODEL) $(FACE_MODELS))
 T ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run servers test check bench soak chaos docs init-db model lock fmt clean
+.PHONY: help run servers test check bench soak fuzz chaos docs init-db model lock fmt clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench: .venv/dev $(MODEL_FOLDERS) servers ## Measure every claim against the sto
 
 soak: .venv/dev $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load
 	$(BIN)/python benchmarks/soak.py
+
+fuzz: .venv/dev $(MODEL_FOLDERS) ## Send 10,000 damaged images, or COUNT; SEED=n repeats
+	$(BIN)/python benchmarks/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 chaos: .venv/dev $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats
 	PYTHONPATH=tests $(BIN)/python -m chaos $(TEST_MODELS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
