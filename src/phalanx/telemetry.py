@@ -145,12 +145,12 @@ METRICS: tuple[MetricRow, ...] = (
         ("operation",),
         SECONDS,
     ),
-    MetricRow("phalanx_queue_seconds", Histogram, "Time an item waited for the engine.", ("model",), SECONDS),
-    MetricRow("phalanx_engine_seconds", Histogram, "Time one batch took in the engine.", ("model",), SECONDS),
-    MetricRow("phalanx_batch_tokens", Histogram, "Padded tokens of one batch.", ("model",), TOKENS),
-    MetricRow("phalanx_padding_tokens", Counter, "Tokens computed that were padding.", ("model",)),
-    MetricRow("phalanx_tokens", Counter, "Tokens embedded, padding not counted.", ("model",)),
-    MetricRow("phalanx_queue_tokens", Gauge, "Tokens waiting for the engine.", ("model",)),
+    MetricRow("phalanx_queue_seconds", Histogram, "Time an item waited for the engine.", ("model", "version"), SECONDS),
+    MetricRow("phalanx_engine_seconds", Histogram, "Time one batch took in the engine.", ("model", "version"), SECONDS),
+    MetricRow("phalanx_batch_tokens", Histogram, "Padded tokens of one batch.", ("model", "version"), TOKENS),
+    MetricRow("phalanx_padding_tokens", Counter, "Tokens computed that were padding.", ("model", "version")),
+    MetricRow("phalanx_tokens", Counter, "Tokens embedded, padding not counted.", ("model", "version")),
+    MetricRow("phalanx_queue_tokens", Gauge, "Tokens waiting for the engine.", ("model", "version")),
     MetricRow("phalanx_cache_lookups", Counter, "Look-ups in the vector cache.", ("outcome",)),
     MetricRow("phalanx_cache_hits", Counter, "Vectors found, in memory (1) or in Redis (2).", ("tier",)),
     MetricRow("phalanx_credential_checks", Counter, "Keys and sessions looked up in the database.", ("outcome",)),
@@ -169,6 +169,9 @@ METRICS: tuple[MetricRow, ...] = (
         "1 for each model served.",
         ("model", "version", "device", "precision"),
         merge="max",
+    ),
+    MetricRow(
+        "phalanx_model_swaps", Counter, "Changes of the versions that serve: swapped, or refused.", ("model", "outcome")
     ),
     MetricRow("phalanx_ready", Gauge, "1 while /readyz is true.", merge="min_accepting"),
 )

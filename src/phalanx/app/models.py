@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.runner import BatchFacts
+from phalanx.errors import PhalanxError
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
-from phalanx.services.loading import load_active, load_own, serve_text
+from phalanx.models.version import Version
+from phalanx.services.face_loading import (
+    DEFAULT_EMBEDDER,
+    FULL_RANGE,
+    SHORT_RANGE,
+    detectors_of,
+    embedders_of,
+    load_detector,
+    load_embedder,
+)
+from phalanx.services.face_models import FaceModels
+from phalanx.services.loading import LoadedText, load_own, load_version, serve_text
 from phalanx.services.models import ModelRegistry, ServedText
+from phalanx.services.rollouts import Candidate, Line
 from phalanx.settings import Settings
 from phalanx.telemetry import Metrics
 
 TOKEN_BUDGET = 1024
 MAX_WAITING_TOKENS = 128 * 1024
+
+Kind = Literal["text", "faces"]
+"""What models are for."""
 
 
 def open_store(settings: Settings) -> ModelStore:
@@ -26,33 +45,108 @@ def open_registry(settings: Settings) -> ModelRegistry:
     """Return a registry that waits for the model, under all names by which callers may ask for it meanwhile."""
     entry = None if settings.model_path else load_catalogue().find(settings.model_name)
     name = settings.model_path.name if settings.model_path else entry.name if entry else settings.model_name
-    registry = ModelRegistry(name)
-    registry.mark_missing(name, "it is loading", tuple(entry.aliases) if entry else ())
-    return registry
+    return ModelRegistry(name, tuple(entry.aliases) if entry else ())
 
 
-def load_text(settings: Settings, metrics: Metrics, threads: int | None = None) -> ServedText:
-    """Load the text model into an engine. Takes seconds; raises what the loader raises."""
-    choice = EngineChoice(engine=settings.engine, device=settings.device, precision=settings.precision, threads=threads)
-    if settings.model_path is not None:
-        cache = settings.data_dir / "converted"
-        loaded = load_own(settings.model_path, choice, cache=cache, max_tokens=settings.max_tokens)
-    else:
-        loaded = load_active(open_store(settings), settings.model_name, choice, max_tokens=settings.max_tokens)
-    return serve_text(
-        loaded, token_budget=TOKEN_BUDGET, max_waiting_tokens=MAX_WAITING_TOKENS,
-        on_batch=batch_metrics(metrics, loaded.model.spec.name),
-    )  # fmt: skip
+@dataclass
+class WorkerModels:
+    """What a worker serves, as the settings and the store have it: one line for each model.
+
+    `threads` is what an engine computes on: None stands for as many as the CPU quota allows. `only` leaves out the models
+    of the other kind.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    registry: ModelRegistry
+    face_models: FaceModels
+    store: ModelStore
+    threads: int | None = None
+    only: Kind | None = None
+
+    def lines(self) -> list[Line]:
+        """Return the lines as of now: a model that was added to the store has one from then on. Looks into the store."""
+        text = [] if self.only == "faces" else [self._text_line()]
+        return text if self.only == "text" else [*text, *self._face_lines()]
+
+    def _face_lines(self) -> list[Line]:
+        try:
+            named = embedders_of(self.store)
+        except PhalanxError as error:
+            # A manifest cannot be read: what else there is goes on.
+            self.face_models.embedders.miss(DEFAULT_EMBEDDER, error.detail)
+            named = []
+        embedders = [
+            Line(name, self.face_models.embedders, partial(self._embedders, name), frozenset((name,))) for name in named
+        ]
+        names = frozenset((FULL_RANGE, SHORT_RANGE))
+        return [Line(FULL_RANGE, self.face_models.detectors, self._detectors, names), *embedders]
+
+    def _text_line(self) -> Line:
+        name = self.registry.default
+        if self.settings.model_path is not None:
+            return Line(name, self.registry, self._own, frozenset())
+        return Line(name, self.registry, self._texts, frozenset((name,)))
+
+    def _choice(self) -> EngineChoice:
+        settings = self.settings
+        return EngineChoice(
+            engine=settings.engine, device=settings.device, precision=settings.precision, threads=self.threads
+        )
+
+    def _own(self) -> Sequence[Candidate]:
+        path, settings = self.settings.model_path, self.settings
+        assert path is not None, "the line is for MODEL_PATH"
+
+        def load() -> ServedText:
+            cache = settings.data_dir / "converted"
+            return self._served(load_own(path, self._choice(), cache=cache, max_tokens=settings.max_tokens))
+
+        return [Candidate("", 1.0, load)]
+
+    def _texts(self) -> Sequence[Candidate]:
+        def load(version: Version) -> ServedText:
+            return self._served(load_version(self.store, version, self._choice(), max_tokens=self.settings.max_tokens))
+
+        return [
+            Candidate(version.version, weight, partial(load, version))
+            for version, weight in self.store.active_versions(self.settings.model_name)
+        ]
+
+    def _served(self, loaded: LoadedText) -> ServedText:
+        spec = loaded.model.spec
+        return serve_text(
+            loaded, token_budget=TOKEN_BUDGET, max_waiting_tokens=MAX_WAITING_TOKENS,
+            on_batch=batch_metrics(self.metrics, spec.name, spec.version),
+        )  # fmt: skip
+
+    def _detectors(self) -> Sequence[Candidate]:
+        note = partial(batch_metrics, self.metrics)
+        return [
+            Candidate(name, weight, partial(load_detector, full, short, self._choice(), note))
+            for name, (full, short, weight) in detectors_of(self.store).items()
+        ]
+
+    def _embedders(self, name: str) -> Sequence[Candidate]:
+        note: Any = partial(batch_metrics, self.metrics)
+        return [
+            Candidate(version.version, weight, partial(load_embedder, self.store, version, self._choice(), note))
+            for version, weight in self.store.active_versions(name)
+        ]
 
 
-def batch_metrics(metrics: Metrics, model: str) -> Callable[[BatchFacts], None]:
+def batch_metrics(metrics: Metrics, model: str, version: str) -> Callable[[BatchFacts], None]:
     """Return what notes a batch; it runs on the engine thread, so the children are made beforehand."""
+    labels = (model, version)
     queue, engine = (
-        metrics.histogram("phalanx_queue_seconds", model),
-        metrics.histogram("phalanx_engine_seconds", model),
+        metrics.histogram("phalanx_queue_seconds", *labels),
+        metrics.histogram("phalanx_engine_seconds", *labels),
     )
-    size, padding = metrics.histogram("phalanx_batch_tokens", model), metrics.counter("phalanx_padding_tokens", model)
-    tokens = metrics.counter("phalanx_tokens", model)
+    size = metrics.histogram("phalanx_batch_tokens", *labels)
+    padding, tokens = (
+        metrics.counter("phalanx_padding_tokens", *labels),
+        metrics.counter("phalanx_tokens", *labels),
+    )
 
     def note(facts: BatchFacts) -> None:
         for seconds in facts.queue_s:

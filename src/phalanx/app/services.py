@@ -53,7 +53,9 @@ def open_services(
         images=ImageService(intake),
         faces=FaceService(face_models, intake),
         vectors=_vector_service(around),
-        models=ModelService(registry, is_ready=health.is_model_ready),
+        models=ModelService(
+            (registry, face_models.detectors, face_models.embedders), is_ready=health.is_model_ready
+        ),
         keys=KeyService(
             stores.keys, stores.organisations, news, clock=clock, prefix=settings.api_key_prefix, new_id=new_id
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from phalanx.app.faces import load_face_models
-from phalanx.app.models import TOKEN_BUDGET, load_text, open_registry
+from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, open_registry, open_store
 from phalanx.app.services import open_services
 from phalanx.app.stores import Stores, Surroundings, open_stores
 from phalanx.edges.http.app import DIALECTS, HttpEdge
@@ -22,7 +20,6 @@ from phalanx.edges.http.proxies import TrustedProxies
 from phalanx.edges.http.reference import reference_page
 from phalanx.edges.http.security import HttpsOnly
 from phalanx.edges.http.system import Documents, SystemEndpoints
-from phalanx.errors import PhalanxError
 from phalanx.ids import Uuid7
 from phalanx.operations import Entrance, Operation, Services, table
 from phalanx.ports import Limiter, UsageLedger
@@ -33,6 +30,7 @@ from phalanx.services.health import HealthService
 from phalanx.services.keyring import HeardHere, Keyring
 from phalanx.services.models import ModelRegistry
 from phalanx.services.quotas import SoftQuotas
+from phalanx.services.rollouts import Rollouts
 from phalanx.services.signing import load_secret, signing_keys
 from phalanx.services.tiers import tier_policies
 from phalanx.services.tokens import TokenVerifier
@@ -53,6 +51,8 @@ class App:
     operations: dict[str, Operation]
     registry: ModelRegistry
     face_models: FaceModels
+    models: WorkerModels
+    rollouts: Rollouts
     health: HealthService
     metrics: Metrics
     log: Log
@@ -74,35 +74,15 @@ class App:
         """The counters of rates and quotas."""
         return self.stores.limiter
 
-    async def load_models(self, *, threads: int | None = None) -> None:
+    async def load_models(self, *, threads: int | None = None, only: Kind | None = None) -> None:
         """Load the text model, warm it, and let the canary sing; then the face models that are here.
 
         What is missing is said by each call, and of the text model by /readyz too. `threads` is what an engine computes
-        on: by default as many as the CPU quota allows.
+        on: by default as many as the CPU quota allows. `only` leaves out the other models.
         """
-        await self._load_text(threads)
-        await load_face_models(self.face_models, self.settings, self.metrics, self.log, self.closing, threads)
-
-    async def _load_text(self, threads: int | None) -> None:
-        try:
-            served = await asyncio.to_thread(load_text, self.settings, self.metrics, threads)
-        except PhalanxError as error:
-            self.registry.mark_missing(self.registry.default, error.detail)
-            self.log.error("model missing", model=self.registry.default, reason=error.detail)
-            return
-        served.runner.start()
-        self.closing.push_async_callback(served.runner.stop, self.settings.drain_timeout_secs)
-        self.registry.add(served, instead_of=self.registry.default)
-        await self.health.check(served)
-        backend, spec = served.model.backend, served.model.spec
-        labels = (spec.name, spec.version, backend.device, backend.precision)
-        self.metrics.gauge("phalanx_model_info", *labels).set(1)
-        queue = self.metrics.gauge("phalanx_queue_tokens", spec.name)
-        queue.set_function(lambda: served.runner.stats().waiting_tokens)
-        self.log.info(
-            "model ready", model=spec.name, version=spec.version, device=backend.device_name,
-            engine=backend.name, precision=backend.precision, threads=backend.threads,
-        )  # fmt: skip
+        self.models.threads, self.models.only = threads, only
+        self.closing.push_async_callback(self.rollouts.close)
+        await self.rollouts.load()
 
 
 @asynccontextmanager
@@ -130,9 +110,15 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             max_concurrent=settings.max_concurrent_requests, max_streams=settings.max_streams, open_calls=open_calls,
         )  # fmt: skip
         registry, face_models = open_registry(settings), FaceModels()
+        rosters = (registry, face_models.detectors, face_models.embedders)
         health = HealthService(
-            registry, stores.dependencies, clock=clock, git_sha=settings.git_sha,
+            rosters, stores.dependencies, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
+        )  # fmt: skip
+        models = WorkerModels(settings, metrics, registry, face_models, open_store(settings))
+        rollouts = Rollouts(
+            models.lines, models.store.pointer_marks, health, metrics=metrics, log=log,
+            linger_s=settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
         )  # fmt: skip
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         news = HeardHere(keyring, stores.broadcast)
@@ -143,7 +129,9 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             around.keep_running(soft_quotas.watch())
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
-        yield App(settings, entrance, table(), registry, face_models, health, metrics, log, stores, closing)
+        yield App(
+            settings, entrance, table(), registry, face_models, models, rollouts, health, metrics, log, stores, closing
+        )
 
 
 def _counting_checks(metrics: Metrics) -> Callable[[str], None]:

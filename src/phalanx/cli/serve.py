@@ -203,14 +203,22 @@ def _request_log(app: App, fields: Mapping[str, str]) -> RequestLog:
 
 
 async def _load_and_watch(app: App) -> None:
-    """Load the models while probes are answered already, then let the canary sing."""
+    """Load the models while probes are answered already, then let the canary sing and follow the store."""
     await app.load_models(threads=share_of_cpus(app.settings.workers))
     # What is there now stays. Out of the collector's sight it costs no pause: a full collection took tens of ms, then none.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_S)
-    await app.health.watch()
+    app.rollouts.on_freed = _collect
+    await asyncio.gather(app.health.watch(), app.rollouts.watch())
+
+
+def _collect() -> None:
+    """Collect what a model has left behind, also of what was out of the collector's sight."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 async def _watch_readiness(app: App, tell: TellReady) -> None:

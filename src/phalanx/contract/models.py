@@ -18,7 +18,11 @@ class GetModelRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Model(Struct, frozen=True, kw_only=True):
-    """A served model. `sha256` is that of its weights; `prompts` are the names that `prompt` may carry."""
+    """A served model. `sha256` is that of its weights; `prompts` are the names that `prompt` may carry.
+
+    `weights` are the active versions, each with its share of the callers, 0 to 1; the other facts are those of the one
+    with the largest share.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -34,6 +38,7 @@ class Model(Struct, frozen=True, kw_only=True):
     precision: str = ""
     aliases: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    weights: dict[str, float] = {}
     ready: bool = True
 
 

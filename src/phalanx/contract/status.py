@@ -30,8 +30,20 @@ class QueueStatus(Struct, frozen=True, kw_only=True):
     padding_ratio: float
 
 
+class ModelHealth(Struct, frozen=True, kw_only=True):
+    """A version of a model, and why it cannot serve when it cannot."""
+
+    name: str
+    version: str
+    ready: bool
+    error: str | None = None
+
+
 class StatusResponse(Struct, frozen=True, kw_only=True):
-    """The state of one worker. `rss_bytes` is resident memory, `cpu_s` CPU time used since start."""
+    """The state of one worker. `rss_bytes` is resident memory, `cpu_s` CPU time used since start.
+
+    `queues` are by model; of a model with several versions, those with less weight are under `name@version`.
+    """
 
     worker_id: str
     version: str
@@ -43,6 +55,7 @@ class StatusResponse(Struct, frozen=True, kw_only=True):
     cpu_s: float
     operations: dict[str, OperationStatus] = field(default_factory=dict)
     queues: dict[str, QueueStatus] = field(default_factory=dict)
+    models: list[ModelHealth] = field(default_factory=list)
 
 
 class DependencyHealth(Struct, frozen=True, kw_only=True):
@@ -63,15 +76,6 @@ class BuildFacts(Struct, frozen=True, kw_only=True):
     build_timestamp: str
     python_version: str
     profile: str
-
-
-class ModelHealth(Struct, frozen=True, kw_only=True):
-    """A model, and why it cannot serve when it cannot."""
-
-    name: str
-    version: str
-    ready: bool
-    error: str | None = None
 
 
 class Health(Struct, frozen=True, kw_only=True):

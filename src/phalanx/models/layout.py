@@ -145,6 +145,17 @@ class Layout:
                 f"{POINTER} of {name} cannot be read ({error}); run: phalanx models activate {name} VERSION"
             ) from error
 
+    def pointer_marks(self) -> dict[str, tuple[int, int]]:
+        """Return inode and time of change (nanoseconds) of every pointer, by model; a change is another file."""
+        marks = {}
+        for path in self.root.glob(f"[!.]*/{POINTER}"):
+            try:
+                facts = path.stat()
+            except OSError:
+                continue
+            marks[path.parent.name] = (facts.st_ino, facts.st_mtime_ns)
+        return marks
+
     def write_pointer(self, name: str, pointer: Pointer | None) -> None:
         """Change, or with None remove, the pointer; a reader sees the old one or the new one."""
         folder = self.root / name

@@ -20,7 +20,7 @@ from phalanx.models.layout import Layout, Manifest, Pointer, VersionName, Weight
 from phalanx.models.pins import mismatch, pin_of
 from phalanx.models.progress import Progress, Silent
 from phalanx.models.sources import Access
-from phalanx.models.version import FileReport, Installed, Version, version_of
+from phalanx.models.version import ActiveVersion, FileReport, Installed, Version, version_of
 
 
 class ModelStore:
@@ -144,14 +144,37 @@ class ModelStore:
 
         Raises `Unavailable` saying what to run.
         """
+        return max(self.active_versions(name), key=lambda one: one.weight).version
+
+    def active_versions(self, name: str) -> list[ActiveVersion]:
+        """Return the active versions with their weights, in the pointer's order; at least one.
+
+        Raises `Unavailable` saying what to run.
+        """
         name = self._name(name)
         pointer = self._layout.read_pointer(name)
         if pointer is None:
             raise Unavailable(f"the model {name} is not here; run: phalanx models pull {name}")
-        version = max(pointer.versions, key=lambda one: one.weight).version
-        if version not in self._layout.versions(name):
-            raise Unavailable(f"version {version} of {name} is gone; run: phalanx models pull {name}")
-        return self._version(self._layout.read_manifest(name, version))
+        here = self._layout.versions(name)
+        for one in pointer.versions:
+            if one.version not in here:
+                raise Unavailable(f"version {one.version} of {name} is gone; run: phalanx models pull {name}")
+        return [
+            ActiveVersion(self._version(self._layout.read_manifest(name, one.version)), one.weight)
+            for one in pointer.versions
+        ]
+
+    def version(self, name: str, version: str) -> Version:
+        """Return one version of a model. Raises `NotFound`, `Unavailable` when it is damaged."""
+        name = self._name(name)
+        return self._version(self._manifest(name, version))
+
+    def pointer_marks(self) -> dict[str, tuple[int, int]]:
+        """Return, for every model that has an active version, a mark that changes whenever that does.
+
+        It costs one look at each pointer's metadata: nothing is read.
+        """
+        return self._layout.pointer_marks()
 
     def verify(self, name: str, version: str | None = None) -> list[FileReport]:
         """Read every file of one version, or of all, and compare it with its pin; one report a file.

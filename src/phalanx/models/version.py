@@ -42,6 +42,13 @@ class Version:
         return self.folder / file
 
 
+class ActiveVersion(NamedTuple):
+    """A version that takes traffic, with its weight relative to those of the others."""
+
+    version: Version
+    weight: float
+
+
 def version_of(manifest: Manifest, folder: Path) -> Version:
     """Return the version that a manifest describes and a folder holds."""
     return Version(

@@ -14,6 +14,7 @@ from phalanx.models.store import ModelStore
 from phalanx.models.version import Version
 from phalanx.ports.engines import Engine, P, R
 from phalanx.services.face_models import ServedDetector, ServedEmbedder
+from phalanx.services.loading import made_at
 
 FULL_RANGE = "blazeface-full-range"
 SHORT_RANGE = "blazeface-short-range"
@@ -26,16 +27,30 @@ BATCH_ITEMS = 16
 MAX_WAITING_ITEMS = 512
 """Two seconds of work at 250 images a second."""
 
-OnBatch = Callable[[str], Callable[[BatchFacts], None]]
-"""Makes, for a model's name, what notes its batches."""
+OnBatch = Callable[[str, str], Callable[[BatchFacts], None]]
+"""Makes, for the names of a model and of its version, what notes its batches."""
 
 
-def load_detector(store: ModelStore, choice: EngineChoice, on_batch: OnBatch) -> ServedDetector:
-    """Load the detector, whose runner is not started. Raises `Unavailable` saying what to run."""
-    full, short = store.active(FULL_RANGE), store.active(SHORT_RANGE)
-    detector = open_detector(full.path("model.tflite"), short.path("model.tflite"), choice)
+def load_detector(full: Version, short: Version, choice: EngineChoice, on_batch: OnBatch) -> ServedDetector:
+    """Load the detector of two networks, whose runner is not started. Raises `Unavailable` saying what to run."""
+    weights = (full.sha256, short.sha256)
+    detector = open_detector(full.path("model.tflite"), short.path("model.tflite"), choice, weights=weights)
     version = f"{full.version}+{short.version}"
-    return ServedDetector(FULL_RANGE, version, detector, _runner(detector, FULL_RANGE, on_batch))
+    return ServedDetector(
+        FULL_RANGE, version, detector, _runner(detector, FULL_RANGE, version, on_batch),
+        sha256=full.sha256, licence=full.licence.spdx, created=made_at(full),
+    )  # fmt: skip
+
+
+def detectors_of(store: ModelStore) -> dict[str, tuple[Version, Version, float]]:
+    """Return the active detectors by the name of their version, each with its two networks and its weight.
+
+    Versions of full range share the callers; short range is the one with most weight in each. Raises `Unavailable`.
+    """
+    short = store.active(SHORT_RANGE)
+    return {
+        f"{full.version}+{short.version}": (full, short, weight) for full, weight in store.active_versions(FULL_RANGE)
+    }
 
 
 def embedders_of(store: ModelStore) -> list[str]:
@@ -44,19 +59,19 @@ def embedders_of(store: ModelStore) -> list[str]:
     return sorted(there, key=lambda name: (name != DEFAULT_EMBEDDER, name)) or [DEFAULT_EMBEDDER]
 
 
-def load_embedder(store: ModelStore, name: str, choice: EngineChoice, on_batch: OnBatch) -> ServedEmbedder:
+def load_embedder(store: ModelStore, version: Version, choice: EngineChoice, on_batch: OnBatch) -> ServedEmbedder:
     """Load an embedder, whose runner is not started. Raises `Unavailable` saying what to run."""
-    version = store.active(name)
     embedder = load_face_embedder(_spec_of(version), version.path("model.onnx"), choice)
     entry = store.catalogue.find(version.name)
     aliases = tuple(entry.aliases) if entry else ()
-    return ServedEmbedder(embedder, _runner(embedder, version.name, on_batch), aliases)
+    runner = _runner(embedder, version.name, version.version, on_batch)
+    return ServedEmbedder(embedder, runner, aliases, version.licence.spdx, made_at(version))
 
 
-def _runner(engine: Engine[P, R], name: str, on_batch: OnBatch) -> Runner[P, R]:
+def _runner(engine: Engine[P, R], name: str, version: str, on_batch: OnBatch) -> Runner[P, R]:
     return Runner(
         engine, name=name, token_budget=ITEM_COST * BATCH_ITEMS, max_items=BATCH_ITEMS,
-        max_waiting_tokens=ITEM_COST * MAX_WAITING_ITEMS, on_batch=on_batch(name),
+        max_waiting_tokens=ITEM_COST * MAX_WAITING_ITEMS, on_batch=on_batch(name, version),
     )  # fmt: skip
 
 

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from phalanx.contract.models import Model
 from phalanx.contract.vector import Vector
 from phalanx.engines.face.detector import FaceDetector, Looks
+from phalanx.engines.face.detector_golden import MAX_DEVIATION_OF_OTHERS, deviation, golden_looks
 from phalanx.engines.face.embedder import FaceEmbedder, PreparedFace
 from phalanx.engines.face.facts import Face
+from phalanx.engines.face.golden import faces
 from phalanx.engines.runner import Runner
-from phalanx.errors import ModelNotFound, Unavailable
+from phalanx.services.models import stray_cosine
+from phalanx.services.serving import Roster, nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class ServedDetector:
-    """A face detector with the runner that feeds it."""
+    """A face detector with the runner that feeds it. `sha256` is that of full range."""
 
     name: str
     version: str
     detector: FaceDetector
     runner: Runner[Looks, list[Face]]
+    aliases: tuple[str, ...] = ()
+    sha256: str = ""
+    licence: str = ""
+    created: int = 0
+
+    def describe(self) -> Model:
+        """Return its facts."""
+        backend = self.detector.backend
+        return Model(
+            id=self.name, created=self.created, task="face-detection", version=self.version, sha256=self.sha256,
+            licence=self.licence, device=backend.device, precision=backend.precision, aliases=self.aliases,
+        )  # fmt: skip
+
+    def canary(self) -> Looks:
+        """Return a portrait, prepared."""
+        return golden_looks()[0]
+
+    def strays(self, first: list[Face], now: list[Face]) -> str | None:
+        """Return how far the portrait's face is from where it was, when that is too far."""
+        if len(first) != 1:
+            return f"{len(first)} faces where there is one"
+        far = deviation(now, first[0])
+        return None if far <= MAX_DEVIATION_OF_OTHERS else f"a face {far:.3f} of its width from where it was"
+
+    @property
+    def release(self) -> Callable[[], None]:
+        """What ends the detector's threads."""
+        return self.detector.close
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class ServedEmbedder:
     """A network of face vectors with the runner that feeds it."""
 
     embedder: FaceEmbedder
     runner: Runner[PreparedFace, Vector]
     aliases: tuple[str, ...] = ()
+    licence: str = ""
+    created: int = 0
 
     @property
     def name(self) -> str:
@@ -40,45 +75,43 @@ class ServedEmbedder:
         """The version's name."""
         return self.embedder.spec.version
 
+    def describe(self) -> Model:
+        """Return its facts."""
+        spec, backend = self.embedder.spec, self.embedder.backend
+        return Model(
+            id=spec.name, created=self.created, task="face-embedding", version=spec.version, sha256=spec.sha256,
+            dimensions=spec.dimensions, licence=self.licence, device=backend.device, precision=backend.precision,
+            aliases=self.aliases,
+        )  # fmt: skip
+
+    def canary(self) -> PreparedFace:
+        """Return an aligned face, prepared."""
+        return self.embedder.prepare(faces(self.embedder.spec.input_size)[0])
+
+    def strays(self, first: Vector, now: Vector) -> str | None:
+        """Return the cosine of two vectors when it is too low."""
+        return stray_cosine(first, now)
+
+    @property
+    def release(self) -> Callable[[], None]:
+        """There is nothing but memory."""
+        return nothing
+
 
 class FaceModels:
     """What face operations run on. A model that is missing refuses with the reason, and nothing else does without it."""
 
     def __init__(self) -> None:
-        self._detector: ServedDetector | None = None
-        self._embedders: dict[str, ServedEmbedder] = {}
-        self._names: dict[str, str] = {}
-        self._why_no_detector = self._why_no_embedder = "it is loading"
+        self.detectors: Roster[ServedDetector] = Roster("face detector")
+        self.embedders: Roster[ServedEmbedder] = Roster("face model")
 
-    def serve_detector(self, served: ServedDetector) -> None:
-        """Serve a detector."""
-        self._detector = served
+    def detector(self, caller: str | None = None) -> ServedDetector:
+        """Return the detector in the version for a caller, without one in that with most weight. Raises `Unavailable`."""
+        return self.detectors.heaviest(None) if caller is None else self.detectors.choose(None, caller)
 
-    def serve_embedder(self, served: ServedEmbedder) -> None:
-        """Serve an embedder under its name and aliases; the first one is the default."""
-        self._embedders[served.name] = served
-        for name in (served.name, *served.aliases):
-            self._names[name.lower()] = served.name
+    def embedder(self, name: str | None = None, caller: str | None = None) -> ServedEmbedder:
+        """Return the embedder of that name or alias, or the default, in the version for a caller.
 
-    def mark_missing(self, *, detector: str | None = None, embedder: str | None = None) -> None:
-        """Remember why a model is not here; the reason says which command mends it."""
-        self._why_no_detector = detector or self._why_no_detector
-        self._why_no_embedder = embedder or self._why_no_embedder
-
-    def detector(self) -> ServedDetector:
-        """Return the detector. Raises `Unavailable`."""
-        if self._detector is None:
-            raise Unavailable(f"the face detector is not ready: {self._why_no_detector}", retry_after_s=5)
-        return self._detector
-
-    def embedder(self, name: str | None = None) -> ServedEmbedder:
-        """Return the embedder of that name or alias, or the default. Raises `ModelNotFound` or `Unavailable`."""
-        if not self._embedders:
-            raise Unavailable(f"the model of face vectors is not ready: {self._why_no_embedder}", retry_after_s=5)
-        if name is None:
-            return next(iter(self._embedders.values()))
-        found = self._names.get(name.lower())
-        if found is None:
-            there = ", ".join(self._embedders)
-            raise ModelNotFound(f"this worker does not serve the face model {name!r}; it serves {there}", param="model")
-        return self._embedders[found]
+        Without one, in the version with most weight. Raises `ModelNotFound` or `Unavailable`.
+        """
+        return self.embedders.heaviest(name) if caller is None else self.embedders.choose(name, caller)

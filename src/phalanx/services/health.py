@@ -8,9 +8,9 @@ import resource
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,16 @@ from phalanx.contract.status import (
 )
 from phalanx.errors import PhalanxError, Unavailable
 from phalanx.ports import Clock, Submission
-from phalanx.services.models import ModelRegistry, ServedText
+from phalanx.services.serving import Roster, ServedModel
 from phalanx.services.ticket import Ticket
 
-CANARY_TEXT = "The canary still sings."
 CANARY_EVERY_S = 10.0
 PING_TIMEOUT_S = 2.0
 CANARY_TIMEOUT_S = 10.0
-CANARY_MIN_COSINE = 0.999
 RECENT_CALLS = 1000
 Ping = Callable[[], Awaitable[None]]
+Key = tuple[str, str]
+"""A model's name and its version's."""
 
 
 class Dependency(NamedTuple):
@@ -74,28 +74,29 @@ class LatencyLog:
 class HealthService:
     """Runs the canary of every model and answers the probes.
 
-    A model is ready while its latest canary came back in time and near its first answer. The first one is compared by
-    the golden check when the model is loaded, so it is right.
+    A version is ready while its latest canary came back in time and near its first answer. The first one is compared by
+    the golden check when the version is loaded, so it is right.
     """
 
     def __init__(
         self,
-        registry: ModelRegistry,
+        rosters: Sequence[Roster[Any]],
         dependencies: Mapping[str, Dependency],
         *,
         clock: Clock,
         git_sha: str = "",
         permits: Callable[[], tuple[int, int]],
     ) -> None:
-        self._registry = registry
+        self._rosters = rosters
         self._asked = dependencies
         self._answered: dict[str, float] = {}
         self._clock = clock
         self._git_sha = git_sha
         self._permits = permits
-        self._golden: dict[str, np.ndarray] = {}
-        self._failing: dict[str, str] = {}
-        self._warm: set[str] = set()
+        self._first: dict[Key, Any] = {}
+        self._failing: dict[Key, str] = {}
+        self._warm: set[Key] = set()
+        self._refused: dict[str, tuple[str, str]] = {}
         self._started = clock.monotonic()
         self.latencies = LatencyLog()
         self.draining = False
@@ -112,76 +113,113 @@ class HealthService:
     async def watch(self) -> None:
         """Run every model's canary now and then every ten seconds, until cancelled."""
         while True:
-            for served in self._registry.served():
-                await self.check(served)
+            await self._check_all()
             # Asked also when nobody looks, so that it is known for how long a store has been silent.
             await self._dependencies()
             await asyncio.sleep(CANARY_EVERY_S)
 
-    async def check(self, served: ServedText) -> None:
-        """Embed the canary text through the queue, as a caller would, and compare."""
-        prepared = served.model.prepare(CANARY_TEXT, truncate="end", prompt=None)
+    async def _check_all(self) -> None:
+        for roster in self._rosters:
+            for served in _served(roster):
+                problem = await self.check(served)
+                roster.mark(served.name, served.version, sick=problem is not None)
+
+    async def check(self, served: ServedModel) -> str | None:
+        """Have the canary computed through the queue, as a caller's item would be; return what is wrong with it."""
+        key = (served.name, served.version)
         deadline = self._clock.monotonic() + CANARY_TIMEOUT_S
         try:
-            (result,) = await served.runner.submit([Submission(prepared)], tenant="canary", deadline=deadline)
+            (result,) = await served.runner.submit([Submission(served.canary())], tenant="canary", deadline=deadline)
         except PhalanxError as error:
             result = error
         if isinstance(result, PhalanxError):
             # A full queue means that the model is busy serving, which is no failure of the model.
             if result.code != "overloaded":
-                self._failing[served.name] = f"the canary failed: {result.code}"
-            return
-        vector = result.value / max(float(np.linalg.norm(result.value)), 1e-12)
-        golden = self._golden.setdefault(served.name, vector)
-        cosine = float(vector @ golden)
-        if cosine < CANARY_MIN_COSINE or not np.isfinite(cosine):
-            self._failing[served.name] = f"the canary came back wrong: cosine {cosine:.6f}"
+                self._failing[key] = f"the canary failed: {result.code}"
+        elif problem := served.strays(self._first.setdefault(key, result.value), result.value):
+            self._failing[key] = f"the canary came back wrong: {problem}"
         else:
-            self._failing.pop(served.name, None)
-            self._warm.add(served.name)
+            self._failing.pop(key, None)
+            self._warm.add(key)
+        return self._failing.get(key)
 
-    def is_model_ready(self, name: str) -> bool:
-        """Whether a model's latest canary was right."""
-        return name in self._warm and name not in self._failing and name not in self._registry.missing
+    def forget(self, name: str, version: str) -> None:
+        """Know nothing more of a version, which serves no more."""
+        key = (name, version)
+        self._warm.discard(key)
+        self._first.pop(key, None)
+        self._failing.pop(key, None)
+
+    def refuse(self, name: str, version: str, reason: str) -> None:
+        """Show that a version which should serve does not, and why: what served before goes on."""
+        self._refused[name] = (version, reason)
+
+    def accept(self, name: str) -> None:
+        """Show that the versions of a model which should serve do."""
+        self._refused.pop(name, None)
+
+    def is_model_ready(self, name: str, version: str) -> bool:
+        """Whether a version's latest canary was right."""
+        return (name, version) in self._warm and (name, version) not in self._failing
 
     def is_warm(self) -> bool:
         """Whether every model of the worker has answered once: `/startupz`."""
-        return all(served.name in self._warm for served in self._registry.served())
+        return not any(roster.pending for roster in self._rosters) and all(
+            (served.name, served.version) in self._warm for roster in self._rosters for served in _served(roster)
+        )
 
     async def readiness(self) -> list[str]:
         """Return why the worker cannot serve now; empty when it can."""
         if self.draining:
             return ["the worker is draining"]
-        reasons = [f"the model {name!r} is missing: {why}" for name, why in self._registry.missing.items()]
-        for served in self._registry.served():
-            if served.name in self._failing:
-                reasons.append(f"the model {served.name!r}: {self._failing[served.name]}")
-            elif served.name not in self._warm:
-                reasons.append(f"the model {served.name!r} is warming up")
-            elif not served.runner.is_alive(self._clock.monotonic()):
-                reasons.append(f"the engine of {served.name!r} is stuck")
+        reasons = []
+        for roster in self._rosters:
+            absent = roster.missing if roster.is_required else dict.fromkeys(roster.pending, "it is loading")
+            reasons += [f"the model {name!r} is missing: {why}" for name, why in absent.items()]
+            for rollout in roster.rollouts().values():
+                # One version that can serve is enough: the others take no traffic meanwhile.
+                problems = [self._problem(share.served) for share in rollout.shares]
+                reasons += [problem for problem in problems[:1] if problem and all(problems)]
         states = await self._dependencies()
         reasons += [f"{name} does not answer" for name in states if self._is_missed(name)]
         return reasons
 
+    def _problem(self, served: ServedModel) -> str | None:
+        key = (served.name, served.version)
+        if key in self._failing:
+            return f"the model {served.name!r}: {self._failing[key]}"
+        if key not in self._warm:
+            return f"the model {served.name!r} is warming up"
+        return None if served.runner.is_alive(self._clock.monotonic()) else f"the engine of {served.name!r} is stuck"
+
+    def models(self) -> list[ModelHealth]:
+        """Return what is known of each version that serves or should."""
+        found = []
+        for roster in self._rosters:
+            found += [
+                ModelHealth(
+                    name=served.name, version=served.version, ready=self.is_model_ready(served.name, served.version),
+                    error=self._failing.get((served.name, served.version)),
+                )
+                for served in _served(roster)
+            ]  # fmt: skip
+            missing = roster.missing.items()
+            found += [ModelHealth(name=name, version="", ready=False, error=why) for name, why in missing]
+        for name, (version, reason) in self._refused.items():
+            found.append(ModelHealth(name=name, version=version, ready=False, error=reason))
+        return found
+
     async def health(self) -> Health:
         """Return the whole picture."""
         dependencies = await self._dependencies()
-        models = [
-            ModelHealth(
-                name=served.name, version=served.model.spec.version, ready=self.is_model_ready(served.name),
-                error=self._failing.get(served.name),
-            )
-            for served in self._registry.served()
-        ]  # fmt: skip
-        models += [ModelHealth(name=n, version="", ready=False, error=why) for n, why in self._registry.missing.items()]
+        models = self.models()
         serves = any(model.ready for model in models)
         stores = not any(self._is_missed(name) for name in dependencies)
         answered = all(state.healthy for state in dependencies.values())
         whole = serves and answered and all(model.ready for model in models) and not self.draining
         status = "healthy" if whole else "degraded" if serves and stores else "unhealthy"
         return Health(
-            status=status, version=phalanx.__version__, model=self._registry.default,
+            status=status, version=phalanx.__version__, model=self._rosters[0].default,
             build=build_facts(self._git_sha), dependencies=dependencies, models=models,
         )  # fmt: skip
 
@@ -193,8 +231,18 @@ class HealthService:
             worker_id=self.worker_id, version=phalanx.__version__, uptime_s=self._clock.monotonic() - self._started,
             ready=not await self.readiness(), in_flight=in_flight, streams=streams, rss_bytes=_resident_bytes(),
             cpu_s=own.ru_utime + own.ru_stime, operations=self.latencies.summary(),
-            queues={served.name: _queue(served) for served in self._registry.served()},
+            queues=self._queues(), models=self.models(),
         )  # fmt: skip
+
+    def _queues(self) -> dict[str, QueueStatus]:
+        found = {}
+        for roster in self._rosters:
+            for name, rollout in roster.rollouts().items():
+                for share in rollout.shares:
+                    version = share.served.version
+                    key = name if share.served is rollout.heaviest else f"{name}@{version}"
+                    found[key] = _queue(share.served)
+        return found
 
     async def _dependencies(self) -> dict[str, DependencyHealth]:
         names = list(self._asked)
@@ -222,7 +270,11 @@ class HealthService:
         return self._clock.monotonic() - answered > grace_s
 
 
-def _queue(served: ServedText) -> QueueStatus:
+def _served(roster: Roster[Any]) -> list[ServedModel]:
+    return [share.served for rollout in roster.rollouts().values() for share in rollout.shares]
+
+
+def _queue(served: ServedModel) -> QueueStatus:
     stats = served.runner.stats()
     return QueueStatus(
         waiting_items=stats.waiting_items, waiting_tokens=stats.waiting_tokens, running_items=stats.running_items,

@@ -33,11 +33,14 @@ def load_active(store: ModelStore, name: str, choice: EngineChoice, *, max_token
 
     `max_tokens` replaces the model's own limit, up to its positions. Raises `Unavailable` saying what to do.
     """
-    version = store.active(name)
+    return load_version(store, store.active(name), choice, max_tokens=max_tokens)
+
+
+def load_version(store: ModelStore, version: Version, choice: EngineChoice, *, max_tokens: int | None) -> LoadedText:
+    """Load one version of a model of the store. Raises `Unavailable` saying what to do."""
     model = load_text_model(_spec_of(version, max_tokens), TextFiles.of_version(version.folder), choice)
     entry = store.catalogue.find(version.name)
-    created = int((version.folder / "manifest.json").stat().st_mtime)
-    return LoadedText(model, tuple(entry.aliases) if entry else (), version.licence.spdx, created)
+    return LoadedText(model, tuple(entry.aliases) if entry else (), version.licence.spdx, made_at(version))
 
 
 def load_own(path: Path, choice: EngineChoice, *, cache: Path, max_tokens: int | None) -> LoadedText:
@@ -58,6 +61,11 @@ def serve_text(
         model, name=model.spec.name, token_budget=token_budget, max_waiting_tokens=max_waiting_tokens, on_batch=on_batch
     )
     return ServedText(model, runner, aliases=aliases, licence=licence, created=created)
+
+
+def made_at(version: Version) -> int:
+    """Return when a version was made here, in epoch seconds."""
+    return int((version.folder / "manifest.json").stat().st_mtime)
 
 
 def _spec_of(version: Version, max_tokens: int | None) -> TextSpec:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from phalanx.contract.models import GetModelRequest, ListModelsRequest, ListModelsResponse, Model
+from phalanx.contract.vector import Vector
 from phalanx.engines.runner import Runner
 from phalanx.engines.text.model import PreparedText, TextModel
-from phalanx.errors import ModelNotFound, Unavailable
+from phalanx.errors import ModelNotFound, PhalanxError
+from phalanx.services.serving import Roster, ServedModel, Share, nothing
 from phalanx.services.ticket import Ticket
 
+CANARY_TEXT = "The canary still sings."
+CANARY_MIN_COSINE = 0.999
 
-@dataclass(frozen=True, slots=True)
+IsReady = Callable[[str, str], bool]
+"""Whether a model's version, by both names, is ready."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class ServedText:
-    """A text model with the runner that feeds it. `canary` is a text with its unit vector, the golden check's first."""
+    """A text model with the runner that feeds it."""
 
     model: TextModel
     runner: Runner[PreparedText, np.ndarray]
@@ -29,80 +39,85 @@ class ServedText:
         """The model's name."""
         return self.model.spec.name
 
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        return self.model.spec.version
 
-class ModelRegistry:
-    """Which models are there. One that could not be loaded stays listed with the reason, and refuses with it."""
+    def describe(self) -> Model:
+        """Return its facts."""
+        spec, backend = self.model.spec, self.model.backend
+        return Model(
+            id=spec.name, created=self.created, task="text-embedding", version=spec.version, sha256=spec.sha256,
+            dimensions=spec.dimensions, max_tokens=spec.max_tokens, licence=self.licence, device=backend.device,
+            precision=backend.precision, aliases=self.aliases, prompts=tuple(spec.prompts),
+        )  # fmt: skip
 
-    def __init__(self, default: str) -> None:
-        self.default = default
-        self._served: dict[str, ServedText] = {}
-        self._names: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
+    def canary(self) -> PreparedText:
+        """Return the canary's text, prepared."""
+        return self.model.prepare(CANARY_TEXT, truncate="end", prompt=None)
 
-    def add(self, served: ServedText, *, instead_of: str | None = None) -> None:
-        """Serve a model under its name and its aliases; `instead_of` is the name under which it was waited for."""
-        if instead_of is not None:
-            self.missing.pop(instead_of, None)
-            self._names[instead_of.lower()] = served.name
-            if self.default == instead_of:
-                self.default = served.name
-        self._served[served.name] = served
-        for name in (served.name, *served.aliases):
-            self._names[name.lower()] = served.name
-        self.missing.pop(served.name, None)
+    def strays(self, first: Vector, now: Vector) -> str | None:
+        """Return the cosine of two vectors when it is too low."""
+        return stray_cosine(first, now)
 
-    def mark_missing(self, name: str, reason: str, aliases: tuple[str, ...] = ()) -> None:
-        """Remember that a model should be here and is not; `reason` says which command mends it."""
-        self.missing[name] = reason
-        for known in (name, *aliases):
-            self._names[known.lower()] = name
+    @property
+    def release(self) -> Callable[[], None]:
+        """There is nothing but memory."""
+        return nothing
 
-    def text(self, name: str | None) -> ServedText:
-        """Return the text model of that name or alias, or the default. Raises `ModelNotFound` or `Unavailable`."""
-        wanted = name or self.default
-        found = self._names.get(wanted.lower())
-        if found is None:
-            there = ", ".join(sorted({*self._served, *self.missing})) or "none"
-            raise ModelNotFound(f"this worker does not serve the model {wanted!r}; it serves {there}", param="model")
-        served = self._served.get(found)
-        if served is None:
-            raise Unavailable(f"the model {found!r} is not ready: {self.missing[found]}", retry_after_s=5)
-        return served
 
-    def served(self) -> list[ServedText]:
-        """Return every loaded model."""
-        return list(self._served.values())
+def stray_cosine(first: Vector, now: Vector) -> str | None:
+    """Return the cosine of two vectors, in words, when it is too low for the same input; a NaN is."""
+    cosine = float(first @ now) / max(float(np.linalg.norm(first)) * float(np.linalg.norm(now)), 1e-12)
+    return None if cosine >= CANARY_MIN_COSINE else f"cosine {cosine:.6f}"
+
+
+class ModelRegistry(Roster[ServedText]):
+    """The text models."""
+
+    def __init__(self, default: str, aliases: Sequence[str] = ()) -> None:
+        super().__init__("model", is_required=True)
+        self.expect(default, aliases)
+
+    def add(self, served: ServedText) -> None:
+        """Serve one version of a model to all its callers."""
+        self.serve(served.name, [Share(served)])
+
+    def text(self, name: str | None, caller: str | None = None) -> ServedText:
+        """Return the text model of that name or alias, or the default, in the version for a caller.
+
+        Without one, in the version with most weight. Raises `ModelNotFound` or `Unavailable`.
+        """
+        return self.heaviest(name) if caller is None else self.choose(name, caller)
 
 
 class ModelService:
     """List the models."""
 
-    def __init__(self, registry: ModelRegistry, *, is_ready: Callable[[str], bool]) -> None:
-        self._registry = registry
+    def __init__(self, rosters: Sequence[Roster[Any]], *, is_ready: IsReady) -> None:
+        self._rosters = rosters
         self._is_ready = is_ready
 
     async def list(self, ticket: Ticket, request: ListModelsRequest) -> ListModelsResponse:
         """Return all models, those that are missing too."""
-        return ListModelsResponse(
-            data=[*map(self._view, self._registry.served()), *map(_absent, self._registry.missing)]
-        )
+        names = [(roster, name) for roster in self._rosters for name in (*roster.rollouts(), *roster.missing)]
+        return ListModelsResponse(data=[self._view(roster, name) for roster, name in names])
 
     async def get(self, ticket: Ticket, request: GetModelRequest) -> Model:
         """Return one model. Raises `ModelNotFound`."""
+        for roster in self._rosters:
+            if (name := roster.find(request.id)) is not None:
+                return self._view(roster, name)
+        names = sorted(name for roster in self._rosters for name in (*roster.rollouts(), *roster.missing))
+        there = ", ".join(names) or "none"
+        raise ModelNotFound(f"this worker does not serve the model {request.id!r}; it serves {there}", param="id")
+
+    def _view(self, roster: Roster[ServedModel], name: str) -> Model:
         try:
-            return self._view(self._registry.text(request.id))
-        except Unavailable:
-            return _absent(request.id)
-
-    def _view(self, served: ServedText) -> Model:
-        spec, backend = served.model.spec, served.model.backend
-        return Model(
-            id=spec.name, created=served.created, task="text-embedding", version=spec.version, sha256=spec.sha256,
-            dimensions=spec.dimensions, max_tokens=spec.max_tokens, licence=served.licence, device=backend.device,
-            precision=backend.precision, aliases=served.aliases, prompts=tuple(spec.prompts),
-            ready=self._is_ready(spec.name),
-        )  # fmt: skip
-
-
-def _absent(name: str) -> Model:
-    return Model(id=name, ready=False)
+            rollout = roster.rollout(name)
+        except PhalanxError:
+            return Model(id=name, ready=False)
+        shown = rollout.heaviest.describe()
+        ready = any(self._is_ready(name, version) for version in rollout.weights)
+        return replace(shown, ready=ready, weights=rollout.weights)
