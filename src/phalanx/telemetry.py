@@ -151,8 +151,10 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("phalanx_padding_tokens", Counter, "Tokens computed that were padding.", ("model", "version")),
     MetricRow("phalanx_tokens", Counter, "Tokens embedded, padding not counted.", ("model", "version")),
     MetricRow("phalanx_queue_tokens", Gauge, "Tokens waiting for the engine.", ("model", "version")),
-    MetricRow("phalanx_cache_lookups", Counter, "Look-ups in the vector cache.", ("outcome",)),
-    MetricRow("phalanx_cache_hits", Counter, "Vectors found, in memory (1) or in Redis (2).", ("tier",)),
+    MetricRow("phalanx_cache_lookups", Counter, "Look-ups of texts and images in the caches.", ("outcome",)),
+    MetricRow(
+        "phalanx_cache_hits", Counter, "Texts and images found in the caches, in memory (1) or in Redis (2).", ("tier",)
+    ),
     MetricRow("phalanx_credential_checks", Counter, "Keys and sessions looked up in the database.", ("outcome",)),
     MetricRow(
         "phalanx_limits_degraded", Gauge, "1 while limits are this worker's share, Redis being lost.", merge="max"

@@ -204,3 +204,94 @@ def test_aurum_extracts_the_vector(worker: Any) -> None:
     assert none.status == 422
     assert none.json["error"]["code"] == "no_face"
     assert none.json["request_id"]
+
+
+def other(seed: int) -> bytes:
+    """Return the photo under another digest."""
+    return PHOTO + bytes([seed])
+
+
+@pytest.mark.parametrize("row", ["detect", "embed"])
+def test_an_image_seen_before_is_not_looked_at_again(worker: Any, row: str) -> None:
+    organisation = f"cached-{row}@example.org"
+    key = worker.key(email=organisation)
+    body = {"image": text(other(1))}
+    first = worker.post(f"/v1/faces/{row}", body, key=key)
+    again = worker.post(f"/v1/faces/{row}", body, key=key)
+    assert (first.json.pop("cached"), again.json.pop("cached")) == (False, True)
+    assert {**first.json, "cached": 0} == {**again.json, "cached": 0}
+    assert "engine;dur=0.0" in again.headers["server-timing"]
+    assert again.headers["x-model"] == first.headers["x-model"]
+    totals = worker.totals(organisation)
+    assert (totals.requests, totals.units, totals.cached) == (2, 2, 1)
+
+
+def test_the_form_in_which_an_image_came_does_not_matter(worker: Any) -> None:
+    image = other(2)
+    worker.post("/v1/faces/detect", {"image": text(image)})
+    raw = worker.post("/v1/faces/detect", body=image, headers={"content-type": "image/jpeg"})
+    old = worker.post("/api/detect-face", {"image": f"data:image/jpeg;base64,{text(image)}"})
+    assert (raw.json["cached"], old.json["cached"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("detect", {"min_confidence": 0.6}), ("detect", {"max_faces": 1}), ("detect", {"detector": "full"}),
+        ("embed", {"face": "all"}), ("embed", {"face": 0}), ("embed", {"aligned": True}),
+        ("embed", {"detector": "short"}), ("embed", {"min_confidence": 0.4}),
+    ],
+)  # fmt: skip
+def test_every_option_decides(worker: Any, row: str, options: dict[str, Any]) -> None:
+    image = text(other(3))
+    worker.post(f"/v1/faces/{row}", {"image": image})
+    answers = [worker.post(f"/v1/faces/{row}", {"image": image, **options}) for _ in range(2)]
+    assert [answer.json["cached"] for answer in answers] == [False, True]
+    assert worker.post(f"/v1/faces/{row}", {"image": image}).json["cached"] is True
+
+
+def test_organisations_share_no_faces(worker: Any) -> None:
+    body = {"image": text(other(4))}
+    seen = [
+        worker.post("/v1/faces/detect", body, key=worker.key(email=f"{name}@faces.example")).json["cached"]
+        for name in ("ann", "bob", "ann")
+    ]
+    assert seen == [False, False, True]
+
+
+def test_organisations_share_faces_where_that_is_set(start_worker: Callable[..., Any], models_dir: Path) -> None:
+    sharing = start_worker(CACHE_SCOPE="shared", MODEL_DIR=str(models_dir))
+    body = {"image": text(other(5))}
+    seen = [
+        sharing.post("/v1/faces/detect", body, key=sharing.key(email=f"{name}@faces.example")).json["cached"]
+        for name in ("ann", "bob")
+    ]
+    assert seen == [False, True]
+
+
+def test_nothing_is_kept_without_room(start_worker: Callable[..., Any], models_dir: Path) -> None:
+    forgetful = start_worker(RESULT_CACHE_BYTES="0", MODEL_DIR=str(models_dir))
+    body = {"image": text(other(6))}
+    assert [forgetful.post("/v1/faces/detect", body).json["cached"] for _ in range(2)] == [False, False]
+
+
+def test_each_of_several_images_says_whether_it_was_cached(worker: Any) -> None:
+    key = worker.key(email="several@faces.example")
+    worker.post("/v1/faces/detect", {"image": text(other(7))}, key=key)
+    answer = worker.post("/v1/faces/detect", {"images": [text(other(7)), "rubbish!", text(other(8))]}, key=key)
+    assert [result.get("cached") for result in answer.json["results"]] == [True, None, False]
+    assert "cached" not in answer.json
+    assert worker.totals("several@faces.example").cached == 1
+
+
+def test_faces_compared_before_are_compared_from_the_cache(worker: Any) -> None:
+    key = worker.key(email="compared@faces.example")
+    body = {"images": [text(other(9)), text(other(10))]}
+    first = worker.post("/v1/faces/compare", body, key=key).json
+    assert worker.post("/v1/faces/compare", body, key=key).json == first
+    assert worker.totals("compared@faces.example").cached == 2
+
+
+def test_an_image_without_a_face_fails_the_same_way_again(worker: Any) -> None:
+    for _ in range(2):
+        assert worker.post("/v1/faces/embed", {"image": text(BLACK)}).status == 422

@@ -1,20 +1,21 @@
-"""What every `VectorCache` does, and what the one in Redis does when Redis is slow, full or gone."""
+"""What every cache of vectors and of results does, and what those in Redis do when Redis is slow, full or gone."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 import structlog
 from redis.asyncio import Redis
 
-from phalanx.ports import CachedVector, VectorCache
+from phalanx.ports import Cache, CachedVector, ResultCache, VectorCache
 from phalanx.services.caches import TieredCache
-from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.cache import MemoryCache, size_of
 from phalanx.stores.redis import cache as redis_cache
-from phalanx.stores.redis.cache import KEY_PREFIX, MAX_WAITING, RedisVectorCache
+from phalanx.stores.redis.cache import MAX_WAITING, MAX_WAITING_BYTES, RESULTS, VECTORS, RedisCache
 from phalanx.stores.redis.client import open_redis
 from servers import RedisServer
 
@@ -23,10 +24,10 @@ pytestmark = pytest.mark.anyio
 LOG = structlog.get_logger()
 
 
-class WrittenAtOnce(RedisVectorCache):
+class WrittenAtOnce(RedisCache[Any]):
     """Waits until Redis has what it was handed, so that a test can read it."""
 
-    async def set_many(self, entries: Sequence[tuple[bytes, CachedVector]]) -> None:
+    async def set_many(self, entries: Sequence[tuple[bytes, Any]]) -> None:
         await super().set_many(entries)
         await self.flush()
 
@@ -40,58 +41,83 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def in_redis(redis: Redis) -> AsyncIterator[RedisVectorCache]:
-    cache = WrittenAtOnce(redis, ttl_s=60, log=LOG)
+async def in_redis(redis: Redis) -> AsyncIterator[RedisCache[CachedVector]]:
+    cache = WrittenAtOnce(redis, VECTORS, ttl_s=60, log=LOG)
+    yield cache
+    await cache.close()
+
+
+@pytest.fixture
+async def results_in_redis(redis: Redis) -> AsyncIterator[RedisCache[bytes]]:
+    cache = WrittenAtOnce(redis, RESULTS, ttl_s=60, log=LOG)
     yield cache
     await cache.close()
 
 
 @pytest.fixture(params=["memory", "redis", "tiers"])
-def cache(request: pytest.FixtureRequest) -> VectorCache:
+def vectors(request: pytest.FixtureRequest) -> VectorCache:
     if request.param == "memory":
-        return MemoryVectorCache(100)
-    second = request.getfixturevalue("in_redis")
-    return second if request.param == "redis" else TieredCache(MemoryVectorCache(1), second)
+        return MemoryCache(100)
+    second: RedisCache[CachedVector] = request.getfixturevalue("in_redis")
+    return second if request.param == "redis" else TieredCache(MemoryCache(1), second)
+
+
+@pytest.fixture(params=["memory", "redis", "tiers"])
+def results(request: pytest.FixtureRequest) -> ResultCache:
+    if request.param == "memory":
+        return MemoryCache(10_000, weigh=size_of)
+    second: RedisCache[bytes] = request.getfixturevalue("results_in_redis")
+    return second if request.param == "redis" else TieredCache(MemoryCache(300, weigh=size_of), second)
 
 
 def vector(n: int) -> CachedVector:
     return CachedVector(bytes([n % 256]) * 1536, tokens=n + 2, used_tokens=n + 1)
 
 
-async def test_an_empty_cache_misses(cache: VectorCache) -> None:
+async def check_what_every_cache_does(cache: Cache[Any], one: Any, two: Any, three: Any) -> None:
     assert await cache.get_many([b"a", b"b"]) == [None, None]
     assert await cache.get_many([]) == []
-
-
-async def test_what_was_set_comes_back_in_the_order_asked_for(cache: VectorCache) -> None:
-    await cache.set_many([(b"a", vector(1)), (b"b", vector(2))])
-    assert await cache.get_many([b"b", b"x", b"a", b"b"]) == [vector(2), None, vector(1), vector(2)]
-
-
-async def test_setting_again_replaces(cache: VectorCache) -> None:
-    await cache.set_many([(b"a", vector(1)), (b"a", vector(2))])
-    await cache.set_many([(b"a", vector(3))])
-    assert await cache.get_many([b"a"]) == [vector(3)]
-
-
-async def test_setting_nothing_changes_nothing(cache: VectorCache) -> None:
-    await cache.set_many([(b"a", vector(1))])
+    await cache.set_many([(b"a", one), (b"b", two)])
+    assert await cache.get_many([b"b", b"x", b"a", b"b"]) == [two, None, one, two]
     await cache.set_many([])
-    assert await cache.get_many([b"a"]) == [vector(1)]
+    assert await cache.get_many([b"a"]) == [one]
+    await cache.set_many([(b"a", one), (b"a", two)])
+    await cache.set_many([(b"a", three)])
+    assert await cache.get_many([b"a"]) == [three]
+    key = bytes(range(16))
+    await cache.set_many([(key, one), (b"", two)])
+    assert await cache.get_many([key, b""]) == [one, two]
 
 
-async def test_any_bytes_are_a_key_and_a_value(cache: VectorCache) -> None:
-    key, value = bytes(range(16)), CachedVector(b"\x00\xff\n" * 512, 0, 0)
-    await cache.set_many([(key, value), (b"", vector(1))])
-    assert await cache.get_many([key, b""]) == [value, vector(1)]
+async def test_vectors_come_back_in_the_order_asked_for(vectors: VectorCache) -> None:
+    await check_what_every_cache_does(vectors, vector(1), CachedVector(b"\x00\xff\n\r" * 512, 0, 0), vector(3))
 
 
-async def test_vectors_of_another_worker_are_found(redis: Redis, in_redis: RedisVectorCache) -> None:
+async def test_results_come_back_in_the_order_asked_for(results: ResultCache) -> None:
+    await check_what_every_cache_does(results, b"\x00\xff\n", b"", b"3" * 20)
+
+
+async def test_vectors_and_results_do_not_meet_in_redis(
+    in_redis: RedisCache[CachedVector], results_in_redis: RedisCache[bytes]
+) -> None:
     await in_redis.set_many([(b"a", vector(1))])
-    assert await RedisVectorCache(redis, ttl_s=60, log=LOG).get_many([b"a"]) == [vector(1)]
+    await results_in_redis.set_many([(b"a", b"1")])
+    assert await in_redis.get_many([b"a"]) == [vector(1)]
+    assert await results_in_redis.get_many([b"a"]) == [b"1"]
 
 
-async def test_many_keys_are_one_question(redis: Redis, in_redis: RedisVectorCache) -> None:
+async def test_a_result_larger_than_the_memory_is_found_in_redis(results_in_redis: RedisCache[bytes]) -> None:
+    cache = TieredCache(MemoryCache(1000, weigh=size_of), results_in_redis)
+    await cache.set_many([(b"a", b"x" * 100_000)])
+    assert await cache.get_many([b"a"]) == [b"x" * 100_000]
+
+
+async def test_vectors_of_another_worker_are_found(redis: Redis, in_redis: RedisCache[CachedVector]) -> None:
+    await in_redis.set_many([(b"a", vector(1))])
+    assert await RedisCache(redis, VECTORS, ttl_s=60, log=LOG).get_many([b"a"]) == [vector(1)]
+
+
+async def test_many_keys_are_one_question(redis: Redis, in_redis: RedisCache[CachedVector]) -> None:
     entries = [(bytes([n]), vector(n)) for n in range(200)]
     await in_redis.set_many(entries)
     await redis.config_resetstat()
@@ -101,11 +127,11 @@ async def test_many_keys_are_one_question(redis: Redis, in_redis: RedisVectorCac
     assert "cmdstat_get" not in calls
 
 
-async def test_a_vector_lives_as_long_as_it_was_told_to(redis: Redis, in_redis: RedisVectorCache) -> None:
+async def test_a_vector_lives_as_long_as_it_was_told_to(redis: Redis, in_redis: RedisCache[CachedVector]) -> None:
     await in_redis.set_many([(b"a", vector(1))])
-    assert 59 <= await redis.ttl(KEY_PREFIX + b"a") <= 60
+    assert 59 <= await redis.ttl(VECTORS.prefix + b"a") <= 60
     with pytest.raises(ValueError, match="ttl_s is 0"):
-        RedisVectorCache(redis, ttl_s=0, log=LOG)
+        RedisCache(redis, VECTORS, ttl_s=0, log=LOG)
 
 
 @pytest.mark.parametrize(
@@ -121,23 +147,36 @@ async def test_a_vector_lives_as_long_as_it_was_told_to(redis: Redis, in_redis: 
     ],
 )
 async def test_a_value_that_is_none_is_a_miss(
-    redis: Redis, in_redis: RedisVectorCache, spoil: Callable[[bytes], bytes]
+    redis: Redis, in_redis: RedisCache[CachedVector], spoil: Callable[[bytes], bytes]
 ) -> None:
     await in_redis.set_many([(b"a", vector(1)), (b"b", vector(2))])
-    value = await redis.get(KEY_PREFIX + b"a")
+    value = await redis.get(VECTORS.prefix + b"a")
     assert isinstance(value, bytes)
-    await redis.set(KEY_PREFIX + b"a", spoil(value))
+    await redis.set(VECTORS.prefix + b"a", spoil(value))
     assert await in_redis.get_many([b"a", b"b"]) == [None, vector(2)]
 
 
-async def until_up(cache: RedisVectorCache) -> None:
+@pytest.mark.parametrize(
+    "spoil", [lambda v: b"", lambda v: v[:3], lambda v: v[:-1], lambda v: v + b"1", lambda v: b"\x02" + v[1:]]
+)
+async def test_a_result_that_is_none_is_a_miss(
+    redis: Redis, results_in_redis: RedisCache[bytes], spoil: Callable[[bytes], bytes]
+) -> None:
+    await results_in_redis.set_many([(b"a", b"12345")])
+    value = await redis.get(RESULTS.prefix + b"a")
+    assert isinstance(value, bytes)
+    await redis.set(RESULTS.prefix + b"a", spoil(value))
+    assert await results_in_redis.get_many([b"a"]) == [None]
+
+
+async def until_up(cache: RedisCache[CachedVector]) -> None:
     async with asyncio.timeout(10):
         while not cache.is_up:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def test_an_outage_is_a_miss_and_is_over_when_redis_is_back(
-    redis_server: RedisServer, in_redis: RedisVectorCache, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, in_redis: RedisCache[CachedVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_cache, "FIRST_PAUSE_S", 0.05)
     in_redis._pause_s = 0.05
@@ -157,7 +196,7 @@ async def test_an_outage_is_a_miss_and_is_over_when_redis_is_back(
     assert await in_redis.get_many([b"a"]) == [vector(1)]
 
 
-async def test_redis_that_does_not_answer_is_waited_for_once(redis: Redis, in_redis: RedisVectorCache) -> None:
+async def test_redis_that_does_not_answer_is_waited_for_once(redis: Redis, in_redis: RedisCache[CachedVector]) -> None:
     in_redis._pause_s = 0.05
     await in_redis.set_many([(b"a", vector(1)), (b"b", vector(2))])
     await redis.client_pause(300)
@@ -173,7 +212,7 @@ async def test_redis_that_does_not_answer_is_waited_for_once(redis: Redis, in_re
 
 
 async def test_pauses_grow_to_five_seconds_and_start_anew_after_an_answer(
-    in_redis: RedisVectorCache, monkeypatch: pytest.MonkeyPatch
+    in_redis: RedisCache[CachedVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
 
@@ -195,7 +234,7 @@ async def test_pauses_grow_to_five_seconds_and_start_anew_after_an_answer(
     assert in_redis._pause_s == 1.0
 
 
-async def test_redis_that_is_full_still_answers(redis: Redis, in_redis: RedisVectorCache) -> None:
+async def test_redis_that_is_full_still_answers(redis: Redis, in_redis: RedisCache[CachedVector]) -> None:
     await in_redis.set_many([(b"a", vector(1))])
     await redis.config_set("maxmemory", "1")
     try:
@@ -207,7 +246,7 @@ async def test_redis_that_is_full_still_answers(redis: Redis, in_redis: RedisVec
 
 
 async def test_writing_holds_no_call_up_and_what_comes_too_fast_is_dropped(redis: Redis) -> None:
-    cache = RedisVectorCache(redis, ttl_s=60, log=LOG)
+    cache = RedisCache(redis, VECTORS, ttl_s=60, log=LOG)
     await redis.client_pause(300)
     started = time.perf_counter()
     for batch in range(3):
@@ -221,8 +260,21 @@ async def test_writing_holds_no_call_up_and_what_comes_too_fast_is_dropped(redis
     await cache.close()
 
 
+async def test_large_results_wait_for_redis_in_bounded_memory(redis: Redis) -> None:
+    cache = RedisCache(redis, RESULTS, ttl_s=60, log=LOG)
+    size = MAX_WAITING_BYTES // 4 - 100
+    await redis.client_pause(200)
+    for n in range(8):
+        await cache.set_many([(bytes([n]), bytes(size))])
+    assert len(cache._waiting) == 4
+    await redis.client_unpause()
+    await cache.flush()
+    assert (await redis.dbsize(), cache._waiting_bytes) == (4, 0)
+    await cache.close()
+
+
 async def test_closing_ends_what_is_under_way(redis: Redis) -> None:
-    cache = RedisVectorCache(redis, ttl_s=60, log=LOG)
+    cache = RedisCache(redis, VECTORS, ttl_s=60, log=LOG)
     await redis.client_pause(300)
     await cache.set_many([(b"a", vector(1))])
     cache._lose(TimeoutError())
@@ -233,7 +285,7 @@ async def test_closing_ends_what_is_under_way(redis: Redis) -> None:
 
 
 async def test_under_load_an_outage_is_misses_and_holds_nobody_up(redis_server: RedisServer, redis: Redis) -> None:
-    cache = RedisVectorCache(redis, ttl_s=60, log=LOG)
+    cache = RedisCache(redis, VECTORS, ttl_s=60, log=LOG)
     cache._pause_s = 0.05
     clock = asyncio.get_running_loop().time
     slowest, hits, is_over = 0.0, 0, False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from phalanx.app.stores import Stores, Surroundings
 from phalanx.errors import PhalanxError
 from phalanx.operations import Services
-from phalanx.ports import Broadcast, VectorCache
+from phalanx.ports import Broadcast, ResultCache, VectorCache
 from phalanx.services.audit import AuditService
+from phalanx.services.face_finding import FaceFinder
 from phalanx.services.face_models import FaceModels
 from phalanx.services.faces import FaceService
 from phalanx.services.health import HealthService
@@ -18,6 +20,7 @@ from phalanx.services.keys import KeyService
 from phalanx.services.models import ModelRegistry, ModelService
 from phalanx.services.organisations import OrganisationService
 from phalanx.services.passwords import Passwords
+from phalanx.services.results import Results
 from phalanx.services.sessions import Sessions
 from phalanx.services.signing import SigningKeys
 from phalanx.services.text import TextService
@@ -51,7 +54,7 @@ def open_services(
     return Services(
         text=_text_service(around, registry, stores.cache),
         images=ImageService(intake),
-        faces=FaceService(face_models, intake),
+        faces=FaceService(face_models, FaceFinder(face_models, intake), intake, _results(around, stores.results)),
         vectors=_vector_service(around),
         models=ModelService(
             (registry, face_models.detectors, face_models.embedders), is_ready=health.is_model_ready
@@ -88,7 +91,17 @@ def _vector_service(around: Surroundings) -> VectorService:
     return VectorService(threads)
 
 
+def _results(around: Surroundings, cache: ResultCache) -> Results:
+    is_shared = around.settings.cache_scope == "shared"
+    return Results(cache, around.clock, share=is_shared, on_lookup=_counting_lookups(around))
+
+
 def _text_service(around: Surroundings, registry: ModelRegistry, cache: VectorCache) -> TextService:
+    is_shared = around.settings.cache_scope == "shared"
+    return TextService(registry, cache, share_cache=is_shared, on_lookup=_counting_lookups(around))
+
+
+def _counting_lookups(around: Surroundings) -> Callable[[int, int], None]:
     hits, misses = (around.metrics.counter("phalanx_cache_lookups", outcome) for outcome in ("hit", "miss"))
 
     def count(found: int, missing: int) -> None:
@@ -97,7 +110,7 @@ def _text_service(around: Surroundings, registry: ModelRegistry, cache: VectorCa
         if missing:
             misses.inc(missing)
 
-    return TextService(registry, cache, share_cache=around.settings.cache_scope == "shared", on_lookup=count)
+    return count
 
 
 async def _tidy(sessions: Sessions) -> None:

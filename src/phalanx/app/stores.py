@@ -14,12 +14,14 @@ from typing import Any
 from phalanx.ports import (
     AuditLog,
     Broadcast,
+    CachedVector,
     ChangeFeed,
     Clock,
     IdempotencyStore,
     KeyStore,
     Limiter,
     OrganisationStore,
+    ResultCache,
     SessionStore,
     UsageLedger,
     UsageLog,
@@ -35,11 +37,11 @@ from phalanx.settings import Secret, Settings
 from phalanx.stores.files.journal import FileJournal
 from phalanx.stores.journaled import JournaledUsageLog
 from phalanx.stores.memory.broadcast import MemoryBroadcast
-from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.cache import MemoryCache, size_of
 from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
 from phalanx.stores.memory.limiter import MemoryLimiter
 from phalanx.stores.redis.broadcast import RedisBroadcast
-from phalanx.stores.redis.cache import RedisVectorCache
+from phalanx.stores.redis.cache import RESULTS, VECTORS, RedisCache
 from phalanx.stores.redis.client import Redis, eviction_warning, open_redis, redis_failures
 from phalanx.stores.redis.idempotency import RedisIdempotencyStore
 from phalanx.stores.redis.journal import RedisJournal
@@ -77,6 +79,7 @@ class Stores:
     limiter: Limiter
     broadcast: Broadcast
     cache: VectorCache
+    results: ResultCache
     idempotency: IdempotencyStore
     dependencies: dict[str, Dependency]
     is_shared: bool
@@ -116,6 +119,7 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
     closing.push_async_callback(database.close)
     redis = None if settings.redis_url is None else _open_redis(settings.redis_url, closing)
     usage = await _open_usage(around, database, redis, oldest_open)
+    cache, results = _open_caches(around)
     dependencies = {"database": Dependency(database.ping, GRACE_S)}
     if redis is not None:
         dependencies["redis"] = Dependency(_ping(redis), None)
@@ -124,7 +128,7 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
         sessions=SqlSessionStore(database), changes=SqlChangeFeed(database), audit=SqlAuditLog(database), usage=usage,
         limiter=await _open_limiter(around, redis, usage),
         broadcast=MemoryBroadcast() if redis is None else RedisBroadcast(redis, log=around.log),
-        cache=_open_cache(around), idempotency=_open_idempotency(around, redis, secret), dependencies=dependencies,
+        cache=cache, results=results, idempotency=_open_idempotency(around, redis, secret), dependencies=dependencies,
         is_shared=redis is not None,
     )  # fmt: skip
 
@@ -196,16 +200,24 @@ async def _open_limiter(around: Surroundings, redis: Redis | None, usage: UsageL
     return limits
 
 
-def _open_cache(around: Surroundings) -> VectorCache:
-    settings = around.settings
-    first = MemoryVectorCache(settings.l1_cache_size)
+def _open_caches(around: Surroundings) -> tuple[VectorCache, ResultCache]:
+    settings, log, ttl_s = around.settings, around.log, around.settings.l2_cache_ttl_secs
+    vectors: MemoryCache[CachedVector] = MemoryCache(settings.l1_cache_size)
+    results = MemoryCache(settings.result_cache_bytes, weigh=size_of)
     url = settings.redis_cache_url or settings.redis_url
-    if url is None or not settings.l2_cache_ttl_secs or not around.is_serving:
-        return first
-    second = RedisVectorCache(_open_redis(url, around.closing), ttl_s=settings.l2_cache_ttl_secs, log=around.log)
-    around.closing.push_async_callback(second.close)
+    if url is None or not ttl_s or not around.is_serving:
+        return vectors, results
+    redis = _open_redis(url, around.closing)
+    more_vectors = RedisCache(redis, VECTORS, ttl_s=ttl_s, log=log)
+    more_results = RedisCache(redis, RESULTS, ttl_s=ttl_s, log=log)
+    for one in (more_vectors, more_results):
+        around.closing.push_async_callback(one.close)
     tiers = {number: around.metrics.counter("phalanx_cache_hits", str(number)) for number in (1, 2)}
-    return TieredCache(first, second, on_hits=lambda tier, hits: tiers[tier].inc(hits))
+
+    def count(tier: int, hits: int) -> None:
+        tiers[tier].inc(hits)
+
+    return TieredCache(vectors, more_vectors, on_hits=count), TieredCache(results, more_results, on_hits=count)
 
 
 def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret) -> IdempotencyStore:

@@ -85,11 +85,15 @@ class FoundFace(Struct, frozen=True, kw_only=True):
 
 
 class DetectResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The faces of one image from left to right, or the error that it came to; its upright size in pixels."""
+    """The faces of one image from left to right, or the error that it came to; its upright size in pixels.
+
+    `cached` says whether it had been looked at before.
+    """
 
     faces: list[FoundFace] | None = None
     width: int | None = None
     height: int | None = None
+    cached: bool | None = None
     error: ItemError | None = None
 
 
@@ -104,6 +108,7 @@ class DetectResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     faces: list[FoundFace] | None = None
     width: int | None = None
     height: int | None = None
+    cached: bool | None = None
     results: list[DetectResult] | None = None
 
 
@@ -134,9 +139,10 @@ class EmbeddedFace(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedFacesResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The vectors of one image's faces, or the error that it came to."""
+    """The vectors of one image's faces, or the error that it came to; `cached` as in `DetectResult`."""
 
     faces: list[EmbeddedFace] | None = None
+    cached: bool | None = None
     error: ItemError | None = None
 
 
@@ -157,6 +163,7 @@ class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     confidence: float | None = None
     bbox: BoundingBox | None = None
     faces: list[EmbeddedFace] | None = None
+    cached: bool | None = None
     results: list[EmbedFacesResult] | None = None
 
 

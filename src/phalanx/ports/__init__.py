@@ -5,7 +5,7 @@ Every port has an in-process adapter (`stores/memory`) and a real one; `tests/po
 
 from __future__ import annotations
 
-from phalanx.ports.caches import CachedVector, IdempotencyStore, VectorCache
+from phalanx.ports.caches import Cache, CachedVector, IdempotencyStore, ResultCache, VectorCache
 from phalanx.ports.callers import (
     AuditLog,
     Broadcast,
@@ -38,6 +38,7 @@ __all__ = [
     "AuditLog",
     "Books",
     "Broadcast",
+    "Cache",
     "CachedVector",
     "ChangeFeed",
     "Changes",
@@ -58,6 +59,7 @@ __all__ = [
     "QuotaDecision",
     "RateDecision",
     "RatePolicy",
+    "ResultCache",
     "SessionStore",
     "SharedLimiter",
     "Submission",

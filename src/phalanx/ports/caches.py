@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
+
+V = TypeVar("V")
 
 
 class CachedVector(NamedTuple):
@@ -14,16 +16,24 @@ class CachedVector(NamedTuple):
     used_tokens: int
 
 
-class VectorCache(Protocol):
-    """Vectors by content digest. Down: every look-up is a miss; never an error."""
+class Cache(Protocol[V]):
+    """Values by the digest of what they were computed from. Down: every look-up is a miss; never an error."""
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
+    async def get_many(self, keys: Sequence[bytes]) -> list[V | None]:
         """Return what is kept under each key, in order; None where there is nothing."""
         ...
 
-    async def set_many(self, entries: Sequence[tuple[bytes, CachedVector]]) -> None:
-        """Keep vectors under their keys."""
+    async def set_many(self, entries: Sequence[tuple[bytes, V]]) -> None:
+        """Keep values under their keys."""
         ...
+
+
+class VectorCache(Cache[CachedVector], Protocol):
+    """Vectors of texts. Down: every look-up is a miss; never an error."""
+
+
+class ResultCache(Cache[bytes], Protocol):
+    """What was computed of images, encoded. Down: every look-up is a miss; never an error."""
 
 
 class IdempotencyStore(Protocol):

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic
 
-from phalanx.ports import CachedVector, VectorCache
+from phalanx.ports import Cache
+from phalanx.ports.caches import V
 
 
-class TieredCache:
-    """A `VectorCache` of two: what the first does not have, the second is asked for, in one call; the first keeps it."""
+class TieredCache(Generic[V]):
+    """A `Cache` of two: what the first does not have, the second is asked for, in one call; the first keeps it."""
 
     def __init__(
         self,
-        first: VectorCache,
-        second: VectorCache,
+        first: Cache[V],
+        second: Cache[V],
         *,
         on_hits: Callable[[int, int], None] = lambda tier, hits: None,
     ) -> None:
-        """`on_hits` is told how many vectors tier 1 or 2 had, when it had any."""
+        """`on_hits` is told how many values tier 1 or 2 had, when it had any."""
         self._first = first
         self._second = second
         self._on_hits = on_hits
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
+    async def get_many(self, keys: Sequence[bytes]) -> list[V | None]:
         """Return what either keeps under each key, in order; None where there is nothing."""
         found = await self._first.get_many(keys)
         missing = [index for index, hit in enumerate(found) if hit is None]
@@ -32,12 +34,12 @@ class TieredCache:
             await self._fill(found, keys, missing)
         return found
 
-    async def set_many(self, entries: Sequence[tuple[bytes, CachedVector]]) -> None:
-        """Keep vectors in both."""
+    async def set_many(self, entries: Sequence[tuple[bytes, V]]) -> None:
+        """Keep values in both."""
         await self._first.set_many(entries)
         await self._second.set_many(entries)
 
-    async def _fill(self, found: list[CachedVector | None], keys: Sequence[bytes], missing: Sequence[int]) -> None:
+    async def _fill(self, found: list[V | None], keys: Sequence[bytes], missing: Sequence[int]) -> None:
         hits = []
         for index, hit in zip(missing, await self._second.get_many([keys[i] for i in missing]), strict=True):
             if hit is not None:

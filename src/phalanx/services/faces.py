@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from phalanx.contract.faces import (
     CompareFacesRequest,
     CompareFacesResponse,
-    Detector,
     DetectRequest,
     DetectResponse,
     DetectResult,
@@ -23,18 +23,17 @@ from phalanx.contract.faces import (
 )
 from phalanx.contract.text import ItemError
 from phalanx.contract.vector import Vector
-from phalanx.engines.face.detector import Looks, prepare
 from phalanx.engines.face.embedder import PreparedFace
 from phalanx.engines.face.facts import Face
 from phalanx.engines.face.framing import scaled_chip
-from phalanx.engines.image.decode import Decoded, decode
+from phalanx.engines.image.decode import decode
 from phalanx.engines.image.quality import measure_quality
-from phalanx.engines.runner import Runner
-from phalanx.errors import DeadlineExceeded, InvalidRequest, NoFace, Overloaded, PhalanxError
-from phalanx.ports import Submission
+from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError
+from phalanx.services.face_finding import FaceFinder, Looking, Seen, choose, largest, submit
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
-from phalanx.services.face_shapes import MOUTH_CORNERS, describe
+from phalanx.services.face_shapes import MOUTH_CORNERS
 from phalanx.services.images import ImageIntake
+from phalanx.services.results import Results
 from phalanx.services.ticket import Ticket
 
 DETECTION_SIDE = 1024
@@ -46,42 +45,20 @@ EMBEDDING_SIDE = 2048
 AT_ONCE = 4
 """Images of one request that are under way at once."""
 
-P = TypeVar("P", bound=Any)
-R = TypeVar("R")
+INLINE_BYTES = 256 * 1024
+"""Up to this size the event loop digests a file itself: 0.2 ms."""
+
 T = TypeVar("T")
-
-
-class Looking(Protocol):
-    """What a request says of detection."""
-
-    @property
-    def min_confidence(self) -> float:
-        """The least score of a face."""
-        ...
-
-    @property
-    def detector(self) -> Detector:
-        """Which networks look."""
-        ...
-
-
-class Seen(NamedTuple):
-    """An image with its faces, from left to right, in pixels of the image as decoded."""
-
-    image: Decoded
-    faces: list[Face]
-
-    def describe(self, faces: Sequence[Face]) -> list[FoundFace]:
-        """Return faces as the answer shows them, in pixels of the original."""
-        return [describe(self.image.pixels, face, self.image.scale) for face in faces]
 
 
 class FaceService:
     """The face operations, over one detector and one embedder."""
 
-    def __init__(self, models: FaceModels, intake: ImageIntake) -> None:
+    def __init__(self, models: FaceModels, finder: FaceFinder, intake: ImageIntake, results: Results) -> None:
         self._models = models
+        self._finder = finder
         self._intake = intake
+        self._results = results
 
     async def detect(self, ticket: Ticket, request: DetectRequest) -> DetectResponse:
         """Find the faces of one image, or of several, each of which then has its own error.
@@ -92,12 +69,18 @@ class FaceService:
         served = self._models.detector()
 
         async def one(image: Any) -> DetectResult:
-            seen = await self._look(ticket, served, image, request, DETECTION_SIDE)
-            faces = _largest(seen.faces, request.max_faces)
-            found = await self._intake.run(ticket, lambda: seen.describe(faces)) if faces else []
-            ticket.meter.units += 1
-            width, height = seen.image.header.upright_size
-            return DetectResult(faces=found, width=width, height=height)
+            data, digest = await self._read(ticket, image)
+
+            async def compute() -> DetectResult:
+                seen = await self._finder.look(ticket, served, data, request, DETECTION_SIDE)
+                faces = largest(seen.faces, request.max_faces)
+                found = await self._intake.run(ticket, lambda: seen.describe(faces)) if faces else []
+                width, height = seen.image.header.upright_size
+                return DetectResult(faces=found, width=width, height=height)
+
+            facts = ("detect", digest, *_looking(served, request), request.max_faces)
+            result, cached = await self._remember(ticket, facts, DetectResult, compute)
+            return msgspec.structs.replace(result, cached=cached)
 
         results = await _each(request.image, request.images, one, lambda error: DetectResult(error=error))
         _name(ticket, served)
@@ -114,13 +97,18 @@ class FaceService:
         detector = None if request.aligned else self._models.detector()
 
         async def one(image: Any) -> EmbedFacesResult:
-            if detector is None:
-                faces = [await self._embed_aligned(ticket, served, image)]
-            else:
-                seen = await self._look(ticket, detector, image, request, EMBEDDING_SIDE)
-                faces = await self._embed_faces(ticket, served, seen, _choose(seen.faces, request.face))
-            ticket.meter.units += 1
-            return EmbedFacesResult(faces=faces)
+            data, digest = await self._read(ticket, image)
+
+            async def compute() -> list[EmbeddedFace]:
+                if detector is None:
+                    return [await self._embed_aligned(ticket, served, data)]
+                seen = await self._finder.look(ticket, detector, data, request, EMBEDDING_SIDE)
+                return await self._embed_faces(ticket, served, seen, choose(seen.faces, request.face))
+
+            looking = (*_looking(detector, request), request.face) if detector else ("aligned",)
+            facts = ("embed", digest, served.name, served.embedder.spec.fingerprint, *looking)
+            faces, cached = await self._remember(ticket, facts, list[EmbeddedFace], compute)
+            return EmbedFacesResult(faces=faces, cached=cached)
 
         results = await _each(request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
         _name(ticket, served)
@@ -129,6 +117,7 @@ class FaceService:
         if request.images is None:
             faces = results[0].faces or []
             rest = {"faces": faces} if request.face == "all" else _fields(faces[0], but="landmarks")
+            rest["cached"] = results[0].cached
         return EmbedFacesResponse(
             model=served.name, metric=spec.metric, threshold=spec.threshold, threshold_meaning=spec.meaning,
             dimensions=spec.dimensions, **rest,
@@ -139,11 +128,16 @@ class FaceService:
         served, detector = self._models.embedder(request.model), self._models.detector()
 
         async def one(image: Any) -> tuple[Vector, FoundFace]:
-            seen = await self._look(ticket, detector, image, request, EMBEDDING_SIDE)
-            (face,) = _choose(seen.faces, "largest")
-            (found,), (vector,) = await self._describe_and_embed(ticket, served, seen, [face])
-            ticket.meter.units += 1
-            return vector, found
+            data, digest = await self._read(ticket, image)
+
+            async def compute() -> tuple[Any, FoundFace]:
+                seen = await self._finder.look(ticket, detector, data, request, EMBEDDING_SIDE)
+                (face,) = choose(seen.faces, "largest")
+                (found,), (vector,) = await self._describe_and_embed(ticket, served, seen, [face])
+                return vector, found
+
+            facts = ("compare", digest, served.name, served.embedder.spec.fingerprint, *_looking(detector, request))
+            return (await self._remember(ticket, facts, tuple[Any, FoundFace], compute))[0]
 
         # Both are waited for, so that nothing is under way any more when the call ends.
         results = await asyncio.gather(*map(one, request.images), return_exceptions=True)
@@ -161,18 +155,22 @@ class FaceService:
             faces=[one_face, other_face], model=served.name,
         )  # fmt: skip
 
-    async def _look(self, ticket: Ticket, served: ServedDetector, image: Any, request: Looking, max_side: int) -> Seen:
-        """Take an image in and find its faces."""
+    async def _read(self, ticket: Ticket, image: Any) -> tuple[bytes, bytes]:
+        """Take an image in; return the file, and the SHA-256 of all of it, by which results are kept."""
         data = await self._intake.read(ticket, image)
         ticket.meter.items += 1
+        if len(data) <= INLINE_BYTES:
+            return data, hashlib.sha256(data).digest()
+        return data, await self._intake.run(ticket, lambda: hashlib.sha256(data).digest())
 
-        def ready() -> tuple[Decoded, Looks]:
-            decoded = decode(data, max_pixels=self._intake.max_pixels, max_side=max_side)
-            return decoded, prepare(decoded.pixels, mode=request.detector, min_score=request.min_confidence)
-
-        decoded, looks = await self._intake.run(ticket, ready)
-        (faces,) = await _submit(ticket, served.runner, [looks])
-        return Seen(decoded, faces)
+    async def _remember(
+        self, ticket: Ticket, facts: Sequence[Any], kind: type[T], compute: Callable[[], Awaitable[T]]
+    ) -> tuple[T, bool]:
+        """Return what was computed of an image, now or before, and meter it."""
+        result, cached = await self._results.get(ticket, facts, kind, compute)
+        ticket.meter.units += 1
+        ticket.meter.cached += cached
+        return result, cached
 
     async def _embed_faces(
         self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
@@ -196,12 +194,10 @@ class FaceService:
             return seen.describe(faces), [embedder.prepare(chip) for chip in chips]
 
         found, prepared = await self._intake.run(ticket, ready)
-        return found, await _submit(ticket, served.runner, prepared)
+        return found, await submit(ticket, served.runner, prepared)
 
-    async def _embed_aligned(self, ticket: Ticket, served: ServedEmbedder, image: Any) -> EmbeddedFace:
+    async def _embed_aligned(self, ticket: Ticket, served: ServedEmbedder, data: bytes) -> EmbeddedFace:
         """Embed an image that is a face already."""
-        data = await self._intake.read(ticket, image)
-        ticket.meter.items += 1
         side = served.embedder.spec.input_size
 
         def ready() -> tuple[float, PreparedFace]:
@@ -210,24 +206,8 @@ class FaceService:
             return quality, served.embedder.prepare(scaled_chip(pixels, side))
 
         quality, prepared = await self._intake.run(ticket, ready)
-        (vector,) = await _submit(ticket, served.runner, [prepared])
+        (vector,) = await submit(ticket, served.runner, [prepared])
         return EmbeddedFace(embedding=vector, quality=quality)
-
-
-async def _submit(ticket: Ticket, runner: Runner[P, R], items: Sequence[P]) -> list[R]:
-    """Compute items and meter the time; the first that fails fails all."""
-    submissions = [Submission(item) for item in items]
-    results = await runner.submit(submissions, tenant=ticket.tenant, deadline=ticket.deadline)
-    values = []
-    queue_s = engine_s = 0.0
-    for result in results:
-        if isinstance(result, PhalanxError):
-            raise result
-        values.append(result.value)
-        queue_s, engine_s = max(queue_s, result.queue_s), max(engine_s, result.engine_s)
-    ticket.meter.queue_s += queue_s
-    ticket.meter.engine_s += engine_s
-    return values
 
 
 async def _each(
@@ -256,25 +236,11 @@ async def _each(
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-def _choose(faces: Sequence[Face], which: str | int) -> Sequence[Face]:
-    """Return the faces that were asked for. Raises `NoFace`, `InvalidRequest`."""
-    if not faces:
-        raise NoFace(
-            "no face was found in the image; min_confidence and detector say what counts as one", param="image"
-        )
-    if which == "all":
-        return faces
-    if isinstance(which, int):
-        if which >= len(faces):
-            raise InvalidRequest(f"face is {which}; the image has faces 0 to {len(faces) - 1}", param="face")
-        return [faces[which]]
-    return _largest(faces, 1)
-
-
-def _largest(faces: Sequence[Face], count: int | None) -> list[Face]:
-    """Return the largest faces in the order in which they came."""
-    by_size = sorted(range(len(faces)), key=lambda index: -faces[index].box.width * faces[index].box.height)
-    return [faces[index] for index in sorted(by_size[:count])]
+def _looking(served: ServedDetector, request: Looking) -> tuple[Any, ...]:
+    """Return what decides which faces are found in an image."""
+    backend = served.detector.backend
+    arithmetic = backend.name, backend.device, backend.precision
+    return served.name, served.version, *arithmetic, request.detector, request.min_confidence
 
 
 def _name(ticket: Ticket, served: ServedDetector | ServedEmbedder) -> None:

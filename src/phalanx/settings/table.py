@@ -112,12 +112,13 @@ class Settings:
     database_max_connections: Annotated[int, Variable("DATABASE_MAX_CONNECTIONS", integer(1, 1000), "connections to PostgreSQL at most, in each worker")] = 20
     database_min_connections: Annotated[int, Variable("DATABASE_MIN_CONNECTIONS", integer(0, 1000), "of them kept open")] = 5
     redis_url: Annotated[Secret | None, Variable("REDIS_URL", redis_url, "Redis for counters, permits and news between workers; needs maxmemory-policy noeviction")] = None
-    redis_cache_url: Annotated[Secret | None, Variable("REDIS_CACHE_URL", redis_url, "Redis, or database number, for cached vectors, which may be evicted [REDIS_URL]")] = None
-    l2_cache_ttl_secs: Annotated[int, Variable("L2_CACHE_TTL", integer(0, 10**9), "seconds a vector is kept in Redis; 0 keeps none")] = 3600
+    redis_cache_url: Annotated[Secret | None, Variable("REDIS_CACHE_URL", redis_url, "Redis, or database number, for cached vectors and results, which may be evicted [REDIS_URL]")] = None
+    l2_cache_ttl_secs: Annotated[int, Variable("L2_CACHE_TTL", integer(0, 10**9), "seconds a vector, or what was found in an image, is kept in Redis; 0 keeps none")] = 3600
     usage_journal: Annotated[str, Variable("USAGE_JOURNAL", choice("file", "redis"), "where usage waits for the database: a file in DATA_DIR, or a stream in REDIS_URL where the disk is read-only")] = "file"
     usage_retention_days: Annotated[int, Variable("USAGE_RETENTION_DAYS", integer(0, 36_500), "days for which single usage events are kept; daily sums stay; 0 keeps all")] = 0
-    l1_cache_size: Annotated[int, Variable("L1_CACHE_SIZE", integer(0, 10_000_000), "vectors kept in memory; 0 keeps none")] = 1000
-    cache_scope: Annotated[str, Variable("CACHE_SCOPE", choice("tenant", "shared"), "whether organisations share cached vectors")] = "tenant"
+    l1_cache_size: Annotated[int, Variable("L1_CACHE_SIZE", integer(0, 10_000_000), "vectors of texts kept in memory; 0 keeps none")] = 1000
+    result_cache_bytes: Annotated[int, Variable("RESULT_CACHE_BYTES", integer(0, 2**34), "memory for faces and face vectors of images seen before; 0 keeps none")] = 16 * 2**20
+    cache_scope: Annotated[str, Variable("CACHE_SCOPE", choice("tenant", "shared"), "whether organisations share cached vectors and results")] = "tenant"
 
     # Tokens
     jwt_secret: Annotated[Secret | None, Variable("JWT_SECRET", Secret, "signs access tokens: 32 characters or more (HS256), or an Ed25519 private key, PEM (EdDSA) [made in DATA_DIR; production wants it set]")] = None

@@ -17,7 +17,7 @@ from phalanx.ports import CachedVector, Finished, VectorCache
 from phalanx.services.caches import TieredCache
 from phalanx.services.text import TextService
 from phalanx.services.ticket import Meter
-from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.cache import MemoryCache
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Recorded(MemoryVectorCache):
+class Recorded(MemoryCache[CachedVector]):
     """Remembers what it was asked for."""
 
     def __init__(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import tracemalloc
 
 import pytest
 
 from phalanx.errors import Conflict, Unavailable
 from phalanx.ports import Allowance, CachedVector, RatePolicy
-from phalanx.stores.memory.cache import MemoryVectorCache
+from phalanx.stores.memory.cache import ENTRY_BYTES, MemoryCache, size_of
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.stores.memory.counters import SAMPLE, BoundedCounters
 from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
@@ -35,7 +37,7 @@ def vector(n: int) -> CachedVector:
 
 
 async def test_a_full_cache_drops_what_was_used_longest_ago() -> None:
-    cache = MemoryVectorCache(3)
+    cache: MemoryCache[CachedVector] = MemoryCache(3)
     await cache.set_many([(b"a", vector(1)), (b"b", vector(2)), (b"c", vector(3))])
     await cache.get_many([b"a"])
     await cache.set_many([(b"b", vector(4)), (b"d", vector(5))])
@@ -44,21 +46,52 @@ async def test_a_full_cache_drops_what_was_used_longest_ago() -> None:
 
 
 async def test_a_batch_larger_than_the_cache_leaves_its_end() -> None:
-    cache = MemoryVectorCache(2)
+    cache: MemoryCache[CachedVector] = MemoryCache(2)
     await cache.set_many([(bytes([n]), vector(n)) for n in range(10)])
     assert await cache.get_many([bytes([n]) for n in (7, 8, 9)]) == [None, vector(8), vector(9)]
 
 
 async def test_a_cache_of_size_zero_keeps_nothing() -> None:
-    cache = MemoryVectorCache(0)
+    cache: MemoryCache[CachedVector] = MemoryCache(0)
     await cache.set_many([(b"a", vector(1))])
     assert await cache.get_many([b"a"]) == [None]
     assert len(cache) == 0
 
 
+async def test_a_cache_of_results_is_bounded_in_bytes() -> None:
+    cache = MemoryCache(3 * size_of(b"x" * 100), weigh=size_of)
+    await cache.set_many([(bytes([n]), bytes([n]) * 100) for n in range(3)])
+    await cache.get_many([b"\0"])
+    await cache.set_many([(b"\3", b"3" * 101)])
+    assert [bool(hit) for hit in await cache.get_many([bytes([n]) for n in range(4)])] == [True, False, False, True]
+    assert cache.weight == 201 + 2 * ENTRY_BYTES
+    await cache.set_many([(b"\0", b"0" * 5)])
+    assert (len(cache), cache.weight) == (2, 106 + 2 * ENTRY_BYTES)
+
+
+async def test_what_is_larger_than_the_cache_drives_nothing_out_and_what_it_replaces_goes() -> None:
+    cache = MemoryCache(2 * size_of(b"x" * 100), weigh=size_of)
+    await cache.set_many([(b"a", b"1"), (b"b", b"2")])
+    await cache.set_many([(b"a", b"x" * 1000)])
+    assert await cache.get_many([b"a", b"b"]) == [None, b"2"]
+    assert cache.weight == size_of(b"2")
+
+
+def test_an_entry_takes_about_as_much_memory_as_it_weighs() -> None:
+    for size in (0, 500):
+        cache = MemoryCache(2**30, weigh=size_of)
+        tracemalloc.start()
+        asyncio.run(
+            cache.set_many([(bytes([n % 256, n // 256]) * 8, bytes([n % 256]) * (size + 2)) for n in range(20_000)])
+        )
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 0.7 < taken / cache.weight < 1.3
+
+
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
-        MemoryVectorCache(-1)
+        MemoryCache(-1)
     with pytest.raises(ValueError, match="0"):
         BoundedCounters(0)
 
