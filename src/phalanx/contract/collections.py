@@ -11,7 +11,8 @@ from phalanx.contract.vectors import Metric
 
 MAX_DIMENSIONS = 4096
 CollectionKind = Literal["vectors", "texts", "faces"]
-CollectionName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+CollectionName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}(?!\n)$")]
+"""Python's `$` matches before a line feed at the end too, which JSON Schema's does not."""
 Word = Annotated[str, Meta(max_length=1024)]
 PayloadKey = Annotated[
     str, Meta(min_length=1, max_length=256, description="A key of the payload; a dot leads into an object.")
@@ -162,3 +163,34 @@ class DeleteCollectionResponse(Struct, frozen=True, kw_only=True):
     """The name of the collection that is gone with all its points."""
 
     deleted: str
+
+
+class ReembedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask for a collection of texts to move to a model that serves now: `model`, or the one it has, or the default."""
+
+    name: CollectionName
+    model: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
+    organisation: Id | None = None
+
+
+class ReembedStatusRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask how far a collection has moved."""
+
+    name: CollectionName
+    organisation: Id | None = None
+
+
+class ReembedView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a collection has moved to another model.
+
+    `state`: settled when it does not move, moving while this worker moves it, halted when nothing does here: asked once
+    more, it goes on where it was. `moved` of `points` have arrived. `error` is what it waits for, or what ended it.
+    """
+
+    name: str
+    state: Literal["settled", "moving", "halted"]
+    contract: Contract
+    points: int
+    moved: int
+    next_contract: Contract | None = None
+    error: str = ""

@@ -13,7 +13,7 @@ from phalanx.contract.collections import (
     TextsContract,
     VectorsContract,
 )
-from phalanx.errors import ContractMismatch, InvalidRequest
+from phalanx.errors import ContractMismatch, InvalidRequest, ModelNotFound, Unavailable
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
 from phalanx.services.models import ModelRegistry, ServedText
 
@@ -83,6 +83,21 @@ class Contracts:
         """Return the contract of a text model that serves now, or of the default. Raises `ModelNotFound`, `Unavailable`."""
         return texts_contract(self._texts.text(model))
 
+    def serving(self, name: str, pinned: TextsContract) -> ServedText:
+        """Return the model that a collection of texts is pinned to.
+
+        Raises `ContractMismatch` when it does not serve, `Unavailable` while it is loading.
+        """
+        try:
+            served = self._texts.exact(pinned.model, pinned.version)
+        except ModelNotFound:
+            raise mismatch(name, pinned, None) from None
+        except Unavailable:
+            # Another version serves, or none does yet.
+            served = self._texts.text(pinned.model)
+        require_same(name, pinned, texts_contract(served))
+        return served
+
     def faces(self, model: str | None = None) -> FacesContract:
         """Return the contract of a face model that serves now, or of the default. Raises `ModelNotFound`, `Unavailable`."""
         return faces_contract(self._faces.embedder(model), self._faces.detector())
@@ -93,18 +108,24 @@ def require_same(name: str, pinned: Contract, serving: Contract) -> None:
 
     The threshold that a collection of faces has is its own.
     """
-    if pinned == serving:
-        return
     if isinstance(pinned, FacesContract) and isinstance(serving, FacesContract):
-        if msgspec.structs.replace(serving, threshold=pinned.threshold) == pinned:
-            return
-        mend = "enrol its images anew, into another collection"
+        serving = msgspec.structs.replace(serving, threshold=pinned.threshold)
+    if pinned != serving:
+        raise mismatch(name, pinned, serving)
+
+
+def mismatch(name: str, pinned: Contract, serving: Contract | None) -> ContractMismatch:
+    """Word that a collection is pinned to another contract than the one that serves now, None being none."""
+    if serving is None:
+        said = f"is pinned to the model {getattr(pinned, 'model', '')!r}, which this worker does not serve"
     else:
-        mend = f"`phalanx collections reembed {name}` moves it, while it goes on answering"
-    differing = ", ".join(_differences(pinned, serving))
-    raise ContractMismatch(
-        f"the collection {name!r} is pinned to another contract than the model that serves now has ({differing}); {mend}"
-    )
+        differing = ", ".join(_differences(pinned, serving))
+        said = f"is pinned to another contract than the model that serves now has ({differing})"
+    if isinstance(pinned, FacesContract):
+        mend = "enrol its images anew, into another collection: of images, only their digests are kept"
+    else:
+        mend = f"`phalanx collections reembed {name}` moves it to the model that serves, while it goes on answering"
+    return ContractMismatch(f"the collection {name!r} {said}; {mend}")
 
 
 def _differences(pinned: Contract, serving: Contract) -> Iterable[str]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from phalanx.contract.collections import (
@@ -49,6 +49,7 @@ INDEXED: dict[CollectionKind, tuple[str, ...]] = {
 }  # fmt: skip
 """Payload keys by which points of a kind are looked for."""
 SLUG_CHARS = 32
+PAGE = 256
 
 T = TypeVar("T")
 
@@ -124,6 +125,33 @@ class CollectionRegistry:
     def forget(self, organisation: str, name: str) -> None:
         """Ask anew for a collection at the next look."""
         self._known.pop((organisation, name), None)
+
+    async def sweep(self) -> list[str]:
+        """Drop places that a collection has left, or never came to, because its worker was stopped; return them.
+
+        Places that no collection of ours was ever in are others' business. What is listed before the records are read
+        cannot be of a collection that was made meanwhile.
+        """
+        places, dropped = await self.store.places(), []
+        async for record in self.moving(all_of_them=True):
+            before = record.place.rpartition("__")[0]
+            for place in places:
+                if place.rpartition("__")[0] == before and place not in (record.place, record.next_place):
+                    await self.store.drop(place)
+                    dropped.append(place)
+        return dropped
+
+    async def moving(self, *, all_of_them: bool = False) -> AsyncIterator[CollectionRecord]:
+        """Yield the records of collections that move to another place, or of all collections."""
+        after = ("", "")
+        while True:
+            page = await self.records.list_all(after=after, limit=PAGE)
+            for record in page:
+                if all_of_them or record.next_place:
+                    yield record
+            if len(page) < PAGE:
+                return
+            after = (page[-1].organisation, page[-1].name)
 
     async def read(
         self,
@@ -245,10 +273,17 @@ class CollectionService:
 
 async def ensure_place(store: VectorStore, collection: Collection) -> None:
     """Make a collection's place, unless it is there."""
-    contract = collection.contract
-    await store.create(
-        collection.place, dimensions=contract.dimensions, distance=contract.metric, indexed=indexed(collection)
-    )
+    pinned = collection.contract
+    keys = indexed(collection)
+    await store.create(collection.place, dimensions=pinned.dimensions, distance=pinned.metric, indexed=keys)
+
+
+async def ensure_next_place(store: VectorStore, collection: Collection) -> None:
+    """Make the place that a collection moves to, unless it is there."""
+    coming = collection.next_contract
+    assert coming is not None
+    keys = indexed(collection)
+    await store.create(collection.next_place, dimensions=coming.dimensions, distance=coming.metric, indexed=keys)
 
 
 def indexed(collection: Collection) -> tuple[str, ...]:

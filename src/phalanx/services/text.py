@@ -150,6 +150,24 @@ class TextService:
             similarities=[float(c) for c in cosines], model=served.name, usage=TokenUsage(tokens=tokens)
         )
 
+    async def vectors(
+        self, ticket: Ticket, served: ServedText, texts: Sequence[str], *, prompt: str | None = None
+    ) -> list[Vector]:
+        """Return a unit vector a text by one version of a model, whoever calls: what a collection is pinned to.
+
+        The first text that fails fails the call, its number said. Raises `InvalidRequest`, `TooLarge`, `Overloaded`,
+        `DeadlineExceeded`.
+        """
+        _check(served, len(texts), prompt, None)
+        found = await self._embed(ticket, served, texts, "end", prompt)
+        for index, one in enumerate(found):
+            if isinstance(one.error, InvalidRequest):
+                raise InvalidRequest(f"the text of points[{index}]: {one.error.detail}", param="text")
+            if one.error is not None:
+                raise one.error
+        _settle(ticket, served, found)
+        return [finish(one.raw, normalize=True, dimensions=None, output="float") for one in found if one.raw is not None]
+
     async def _embed(
         self, ticket: Ticket, served: ServedText, texts: Sequence[Text], truncate: Truncate, prompt: str | None
     ) -> list[Embedded]:
