@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from phalanx import __version__
-from phalanx.cli import add_model, call, db, doctor, embed, keys, models, quantize, serve, setup, usage, users
+from phalanx.cli import add_model, call, db, doctor, embed, faces, keys, models, quantize, serve, setup, usage, users
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -30,6 +30,7 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("init")(setup.init)
 app.command("embed")(embed.embed)
+app.add_typer(faces.app, name="faces")
 app.command("call")(call.call_operation)
 app.command("settings")(setup.settings)
 

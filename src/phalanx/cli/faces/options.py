@@ -1,0 +1,75 @@
+"""The options that the commands about faces share."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phalanx.cli.faces.asking import Whom, read_key
+from phalanx.cli.faces.lines import check_output
+from phalanx.contract.faces import MIN_CONFIDENCE
+from phalanx.errors import InvalidRequest
+
+
+class DetectorName(enum.StrEnum):
+    """Which networks look; as in `DetectRequest`."""
+
+    AUTO = "auto"
+    FULL = "full"
+    SHORT = "short"
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...", help="Pictures, folders with all below them, or - for one picture on standard input."
+    ),
+]
+Confidence = Annotated[float, typer.Option(min=MIN_CONFIDENCE, max=1, help="Least score of a face.")]
+DetectorOption = Annotated[
+    DetectorName, typer.Option(help="full: faces near and far; short: near ones; auto: full, then short.")
+]
+ModelName = Annotated[str | None, typer.Option(help="Model of face vectors, if not the default one.")]
+OutputPath = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write JSON lines here; an interrupted run goes on.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines on a terminal too.")]
+Draw = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write each picture here with boxes, landmarks and confidences.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, forget an interrupted run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress on standard error.")]
+Url = Annotated[str | None, typer.Option(help="Ask the worker at this address, not this process.")]
+Key = Annotated[
+    str | None, typer.Option(metavar="KEY|@FILE", help="Its API key; @FILE keeps it out of the process list.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """What every command is told: where lines go, how much is said, whom to ask."""
+
+    output: Path | None
+    as_json: bool
+    quiet: bool
+    force: bool
+    restart: bool
+    whom: Whom
+
+
+def sitting(
+    *, output: Path | None, as_json: bool, quiet: bool, force: bool, restart: bool, url: str | None, key: str | None
+) -> Sitting:
+    """Return what was typed, checked. Raises `InvalidRequest`, `Conflict`."""
+    if key is not None and url is None:
+        raise InvalidRequest("--key goes with --url; this process needs no key")
+    if output is None and (force or restart):
+        raise InvalidRequest("--force and --restart go with --output")
+    if output is not None:
+        check_output(output, force=force)
+    return Sitting(output, as_json, quiet, force, restart, Whom(url, read_key(key)))
