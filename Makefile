@@ -36,8 +36,8 @@ soak: .venv/dev $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of m
 fuzz: .venv/dev $(MODEL_FOLDERS) ## Send 10,000 damaged images, or COUNT; SEED=n repeats
 	$(BIN)/python benchmarks/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-chaos: .venv/dev $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats
-	PYTHONPATH=tests $(BIN)/python -m chaos $(TEST_MODELS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+chaos: .venv/dev $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats; SHAPE=replicas|redis-journal|supervised
+	PYTHONPATH=tests $(BIN)/python -m chaos $(TEST_MODELS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(SHAPE),--shape $(SHAPE))
 
 docs: .venv/dev ## Write the documents that are generated from the code
 	$(BIN)/python docs/generate.py

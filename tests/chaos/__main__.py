@@ -1,4 +1,4 @@
-"""`make chaos`: twenty rounds, or ROUNDS, of random kills; SEED repeats a run's choices."""
+"""`make chaos`: twenty rounds, or ROUNDS, of random kills, in a SHAPE; SEED repeats a run's choices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
 from chaos.checker import check
 from chaos.rounds import run_rounds, summary
+from chaos.shapes import SHAPES
 from servers import PostgresServer, RedisServer
 
 SHOWN = 40
@@ -25,16 +27,19 @@ def main() -> int:
     parser.add_argument("models", type=Path, help="the model store")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--shape", choices=list(SHAPES), default="replicas")
+    parser.add_argument("--folder", type=Path, help="where data and logs stay; without it they are deleted")
     arguments = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     postgres, redis = PostgresServer(), RedisServer()
     try:
         postgres.start()
         redis.start()
-        with tempfile.TemporaryDirectory() as folder:
+        with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as folder:
             run = asyncio.run(
                 run_rounds(
-                    arguments.rounds, arguments.seed, Path(folder), arguments.models.resolve(), postgres, redis, console.print
+                    arguments.rounds, arguments.seed, Path(folder), arguments.models.resolve(), postgres, redis,
+                    console.print, SHAPES[arguments.shape],
                 )
             )  # fmt: skip
     finally:

@@ -64,7 +64,8 @@ def every_call_is_answered(run: Run) -> Iterator[str]:
         if call.is_answered or call.left or call.request_id in in_flight:
             continue
         if not any(_overlap(outage, call.sent_at, call.ended_at) for outage in down[call.worker]):
-            yield f"{_named(call)} was never answered, though its worker lived"
+            waited_s = call.ended_at - call.sent_at
+            yield f"{_named(call)} was not answered within {waited_s:.3f} s by {call.worker}, which lived"
 
 
 def events_name_their_caller(run: Run) -> Iterator[str]:
@@ -81,13 +82,16 @@ def events_name_their_caller(run: Run) -> Iterator[str]:
 
 
 def the_refused_pay_nothing(run: Run) -> Iterator[str]:
-    """A call that was told an error is not billed, and one that was not let in leaves no event."""
+    """A call that was told an error is not billed, and one that was not let in leaves no event.
+
+    The one exception is documented: a journal in Redis that was lost before it said whether it has the event.
+    """
     events = {event.request_id: event for event in run.events}
     for call in run.calls:
         event = events.get(call.request_id)
         if event is None or not call.is_answered or call.is_ok:
             continue
-        if event.billed:
+        if event.billed and not _may_be_kept(run, call):
             yield f"{_named(call)} was refused with {call.status} {call.code}, but is billed by {event.id}"
         elif call.credential and call.code in NOT_ADMITTED:
             yield f"{_named(call)} was not let in ({call.status} {call.code}), but has the event {event.id}"
@@ -194,11 +198,14 @@ def _slack(run: Run) -> Counter[str]:
     """Count, for each organisation, the calls that a kill may have left out of its counter.
 
     These are the calls under way, and those that ended so shortly before that they were not settled yet; and what a
-    worker let in by its share while Redis was away, if it was killed before it could charge it.
+    worker let in by its share while Redis was away, if it was killed before it could charge it. A call whose event a
+    journal in Redis may have kept, unknown to its worker, is not counted either. Where clients stay with one worker, the
+    others do not know of its latest calls when they begin to go by their shares.
     """
     slack: Counter[str] = Counter()
     for call in run.calls:
-        slack[call.organisation] += any(_is_left_out(run, call, kill) for kill in run.kills)
+        left_out = any(_is_left_out(run, call, kill) for kill in run.kills)
+        slack[call.organisation] += left_out or _may_be_kept(run, call) or _is_unseen(run, call)
     return slack
 
 
@@ -211,6 +218,20 @@ def _is_left_out(run: Run, call: Call, kill: Kill) -> bool:
         outage.since - UNSETTLED_S <= call.ended_at <= kill.at and kill.at <= outage.until + RECOVERY_S
         for outage in run.outages_of("redis", "limits")
     )
+
+
+def _may_be_kept(run: Run, call: Call) -> bool:
+    """Whether a call was told that it could not be recorded while its event may have been."""
+    if not (run.journal_in_redis and call.status == 503 and call.code == "unavailable"):
+        return False
+    return any(_overlap(outage, call.sent_at, call.ended_at) for outage in run.outages_of("redis"))
+
+
+def _is_unseen(run: Run, call: Call) -> bool:
+    """Whether a call was let in so shortly before the sharing of limits ended that other workers may not know of it."""
+    if not run.unseen_s:
+        return False
+    return any(since - run.unseen_s <= call.ended_at and call.sent_at < since for since, _ in run.spans("limits"))
 
 
 def _bound(run: Run, acknowledged_at: float) -> float:

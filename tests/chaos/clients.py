@@ -62,17 +62,21 @@ NOTHING = Reply(0)
 
 
 class Record:
-    """The calls that ended and those under way. Request ids are unique within a process and a `prefix`."""
+    """The calls that ended and those under way. Request ids are unique within a process and a `prefix`.
+
+    `lost_ports` are clients' ports whose connections were a killed process's: nothing more is sent on those.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.calls: list[Call] = []
-        self._open: dict[str, str] = {}
+        self._open: dict[str, tuple[str, int]] = {}
+        self.lost_ports: set[int] = set()
         self._ids = (f"{prefix}-{number:06d}" for number in itertools.count(1))
 
-    def begin(self, worker: str) -> str:
-        """Note that a call is sent now, and return its request id."""
+    def begin(self, worker: str, port: int) -> str:
+        """Note that a call is sent now, from a port of its client, and return its request id."""
         request_id = next(self._ids)
-        self._open[request_id] = worker
+        self._open[request_id] = (worker, port)
         return request_id
 
     def end(self, call: Call) -> None:
@@ -80,9 +84,13 @@ class Record:
         del self._open[call.request_id]
         self.calls.append(call)
 
-    def in_flight(self, worker: str | None = None) -> frozenset[str]:
-        """Return the ids of the calls under way, in one worker or in all."""
-        return frozenset(name for name, where in self._open.items() if worker in (None, where))
+    def in_flight(self, worker: str | None = None, ports: frozenset[int] | None = None) -> frozenset[str]:
+        """Return the ids of the calls under way, in one worker or in all; with `ports` those sent from one of these."""
+        return frozenset(
+            name
+            for name, (where, port) in self._open.items()
+            if worker in (None, where) and (ports is None or port in ports)
+        )
 
 
 @dataclass(slots=True)
@@ -92,7 +100,13 @@ class _Connection:
     where: tuple[str, int]
 
     @property
+    def port(self) -> int:
+        """The client's own port."""
+        return int(self.writer.get_extra_info("sockname")[1])
+
+    @property
     def is_open(self) -> bool:
+        """Whether no end is known of. That of a process which was killed a moment ago may not be."""
         return not (self.reader.at_eof() or self.reader.exception() or self.writer.is_closing())
 
 
@@ -121,7 +135,7 @@ class Client:
         if connection is None:
             return NOTHING
         # From here to the end of the write nothing else runs, so whoever kills knows of every call that was sent.
-        request_id, sent_at = self._record.begin(worker.name), time.time()
+        request_id, sent_at = self._record.begin(worker.name, connection.port), time.time()
         connection.writer.write(_encode(method, path, body, caller.text, request_id))
         reply, left = NOTHING, False
         try:
@@ -151,7 +165,7 @@ class Client:
 
     async def _connect(self, worker: Address) -> _Connection | None:
         where, known = worker.where(), self._connections.get(worker.name)
-        if known is not None and known.where == where and known.is_open:
+        if known is not None and known.where == where and known.is_open and known.port not in self._record.lost_ports:
             return known
         self._drop(worker.name)
         if where is None:
@@ -161,8 +175,9 @@ class Client:
                 reader, writer = await asyncio.open_connection(*where)
         except OSError:
             return None
-        self._connections[worker.name] = _Connection(reader, writer, where)
-        return self._connections[worker.name]
+        connection = self._connections[worker.name] = _Connection(reader, writer, where)
+        self._record.lost_ports.discard(connection.port)
+        return connection
 
     def _drop(self, name: str) -> None:
         connection = self._connections.pop(name, None)

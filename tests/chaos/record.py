@@ -128,7 +128,8 @@ class Quota(NamedTuple):
 class Run:
     """Everything that the checker looks at. `revocation_bound_s` is the time by news, `feed_bound_s` that without news.
 
-    `workers` is how many share the limits.
+    `journal_in_redis` says that an event may have been kept although Redis was lost before it said so. `unseen_s` is for
+    how long a worker may not hear what others let in of an organisation that it does not serve itself: until they flush.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -139,7 +140,8 @@ class Run:
     revocations: list[Revocation] = field(default_factory=list)
     rates: dict[str, Rate] = field(default_factory=dict)
     quotas: dict[str, Quota] = field(default_factory=dict)
-    workers: int = 1
+    journal_in_redis: bool = False
+    unseen_s: float = 0.0
     revocation_bound_s: float = 1.0
     feed_bound_s: float = 2.5
 

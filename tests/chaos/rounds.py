@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chaos.checker import check
 from chaos.clients import Record
 from chaos.crowd import ENVIRON, Crowd
 from chaos.fleet import DATABASE, REDIS, Fleet
 from chaos.ledger import read_counters, read_ledger
-from chaos.record import Run
+from chaos.record import Quota, Rate, Revocation, Run
+from chaos.shapes import SHAPES, Shape
 from servers import PostgresServer, RedisServer
 
-WORKERS = 3
 SHARES = {"worker": 4, REDIS: 2, DATABASE: 2, "both servers": 1, "worker and server": 1}
+SUPERVISOR_SHARE = 1
+UNSEEN_S = 6.0
+"""A journal is flushed each five seconds, and that takes a moment."""
 """How often what is killed."""
 
+NONE: Mapping[str, Any] = {}
 Say = Callable[[str], None]
 
 
@@ -28,12 +33,16 @@ class Violated(AssertionError):
 
 async def run_rounds(
     rounds: int, seed: int, folder: Path, models_dir: Path, postgres: PostgresServer, redis: RedisServer,
-    say: Say = lambda line: None,
+    say: Say = lambda line: None, shape: Shape = SHAPES["replicas"],
 ) -> Run:  # fmt: skip
-    """Let a crowd use three workers, kill something at random in each round, and return the record. The seed is said."""
+    """Let a crowd use some workers, kill something at random in each round, and return the record. The seed is said."""
     say(f"seed {seed}, {rounds} rounds")
     draw = random.Random(seed)
-    async with Fleet(folder, models_dir, workers=WORKERS, postgres=postgres, redis=redis, environ=ENVIRON) as fleet:
+    fleet = Fleet(
+        folder, models_dir, workers=shape.places, processes=shape.workers, postgres=postgres, redis=redis,
+        environ={**ENVIRON, **shape.environ},
+    )  # fmt: skip
+    async with fleet:
         record = Record(f"call-{seed}")
         # Clients draw in the order in which they are answered, which no seed repeats; what is killed is drawn apart.
         crowd = Crowd(fleet, record, random.Random(draw.random()))
@@ -51,19 +60,21 @@ async def run_rounds(
         await asyncio.sleep(1.0)
         await crowd.stop()
         await fleet.close()
-        return await assemble(fleet, record, crowd)
+        return await assemble(fleet, record, crowd.revocations, crowd.rates, crowd.quotas)
 
 
-async def assemble(fleet: Fleet, record: Record, crowd: Crowd | None = None) -> Run:
-    """Put the record of a run together once all workers have ended."""
+async def assemble(
+    fleet: Fleet, record: Record, revocations: Sequence[Revocation] = (), rates: Mapping[str, Rate] = NONE,
+    quotas: Mapping[str, Quota] = NONE,
+) -> Run:  # fmt: skip
+    """Put the record of a run together once all workers have ended. Rates and quotas are those of organisations."""
     events, daily = await read_ledger(fleet.database_url)
     run = Run(
         calls=record.calls, events=events, daily=daily, kills=fleet.kills,
         outages=[*fleet.outages, *fleet.degradations()],
-        workers=len(fleet.places),
+        revocations=list(revocations), rates=dict(rates), quotas=dict(quotas),
+        unseen_s=UNSEEN_S if fleet.supervisors else 0.0, journal_in_redis=fleet.environ.get("USAGE_JOURNAL") == "redis",
     )  # fmt: skip
-    if crowd is not None:
-        run.revocations, run.rates, run.quotas = crowd.revocations, crowd.rates, crowd.quotas
     if fleet.redis is not None:
         counted = await read_counters(fleet.redis.url, run.quotas)
         run.quotas = {name: quota._replace(counted=counted[name]) for name, quota in run.quotas.items()}
@@ -90,8 +101,11 @@ def summary(run: Run) -> str:
 
 
 def _victims(draw: random.Random, fleet: Fleet) -> list[str]:
-    kind = draw.choices(list(SHARES), list(SHARES.values()))[0]
-    worker, server = draw.choice(fleet.places).name, draw.choice((DATABASE, REDIS))
+    shares = SHARES if fleet.supervisors == [] else {**SHARES, "supervisor": SUPERVISOR_SHARE}
+    kind = draw.choices(list(shares), list(shares.values()))[0]
+    worker, server = draw.choice(fleet.workers), draw.choice((DATABASE, REDIS))
+    if kind == "supervisor":
+        return [draw.choice(fleet.supervisors)]
     return {"worker": [worker], "both servers": [DATABASE, REDIS], "worker and server": [server, worker]}.get(
         kind, [kind]
     )

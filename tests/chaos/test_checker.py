@@ -300,3 +300,32 @@ def test_a_rate_may_begin_anew_when_redis_comes_and_goes() -> None:
     assert len(check(run)) == 1
     run.outages = [Outage("redis", START - 9, START - 1)]
     assert check(run) == []
+
+
+@pytest.mark.parametrize(
+    ("journal_in_redis", "down", "is_right"),
+    [
+        (True, [Outage("redis", START + 1, START + 3)], True),
+        (False, [Outage("redis", START + 1, START + 3)], False),
+        (True, [Outage("database", START + 1, START + 3)], False),
+    ],
+)
+def test_a_journal_in_redis_may_keep_what_it_did_not_confirm(
+    journal_in_redis: bool, down: list[Outage], is_right: bool
+) -> None:
+    """Its event is billed although the call was told that it could not be recorded; the counter knows nothing of it."""
+    call = make_call(2, BOB, status=503, code="unavailable")
+    event = make_event(call, billed=True, status="ok")
+    run = Run(calls=[call], events=[event], daily=sums_of([event]), outages=down, quotas={BOB: Quota(1, counted=0)})
+    run.journal_in_redis = journal_in_redis
+    assert (check(run) == []) is is_right
+
+
+@pytest.mark.parametrize(("unseen_s", "is_right"), [(0.0, False), (2.0, False), (4.0, True)])
+def test_what_others_let_in_may_be_unknown_when_shares_begin(unseen_s: float, is_right: bool) -> None:
+    """Only of the last seconds before, and only where clients stay with one worker."""
+    call = make_call(7, BOB)
+    event = make_event(call)
+    run = Run(calls=[call], events=[event], daily=sums_of([event]), quotas={BOB: Quota(0)}, unseen_s=unseen_s)
+    run.outages = [Outage("limits", START + 10, START + 12)]
+    assert (check(run) == []) is is_right

@@ -218,6 +218,9 @@ class SharedLimits:
             self._log.info("limits are shared again")
         finally:
             self._recovery = None
+            # Should the sharing end again before the shared count of these is asked for, they are not forgotten.
+            for (subject, period), spent in self._spent.items():
+                self._note(subject, period, self._known(subject, period) + spent)
             self._spent.clear()
 
     async def _come_back(self) -> None:
