@@ -30,7 +30,9 @@ SETTLED = 0.25
 """The part of a run after which memory is first taken."""
 
 GROWTH_BAR_MIB = 16.0
-PROCESSING = '?operations=[{"metadata":{}},{"quality":{}},{"resize":{"width":200}},{"rotate":{"angle":10}}]'
+PROCESSING = (
+    '?operations=[{"metadata":{}},{"quality":{}},{"resize":{"width":200,"height":200}},{"rotate":{"angle":10}}]'
+)
 PATHS = (
     "/v1/images/process" + PROCESSING.replace('"', "%22").replace("{", "%7B").replace("}", "%7D"),
     "/v1/faces/detect", "/v1/faces/embed", "/v1/faces/embed?aligned=true",

@@ -265,6 +265,27 @@ def test_a_photo_on_its_side_has_its_face(worker: Any, turns: int) -> None:
     assert np.linalg.norm(np.subtract(vector["embedding"], upright["embedding"])) < vector["threshold"]
 
 
+def test_two_hundred_faces_come_in_one_answer(worker: Any) -> None:
+    """In tiles; of the largest as many as are asked for; and all of them as vectors."""
+    head = np.asarray(Image.fromarray(PHOTO[49:199, 149:299]).resize((60, 60), Image.Resampling.BOX))
+    wall = np.asarray(Image.fromarray(PHOTO[300:, :200]).resize((2000, 1000)), np.uint8).copy()
+    for number in range(200):
+        x, y = number % 20 * 100 + 20, number // 20 * 100 + 20
+        wall[y : y + 60, x : x + 60] = head
+    crowd = {"image": text(saved(wall, "JPEG", quality=95)), "detector": "tiled"}
+    answer = worker.post(DETECT, crowd)
+    assert answer.status == 200, answer.body
+    middles = {
+        (int(f["bbox"]["x"] + f["bbox"]["width"] / 2) // 100, int(f["bbox"]["y"] + f["bbox"]["height"] / 2) // 100)
+        for f in answer.json["faces"]
+    }
+    assert len(middles) == len(answer.json["faces"]) == 200
+    assert len(worker.post(DETECT, {**crowd, "max_faces": 7}).json["faces"]) == 7
+    vectors = worker.post(EMBED, {**crowd, "face": "all"})
+    assert vectors.status == 200, vectors.body
+    assert len(vectors.json["faces"]) == 200
+
+
 def test_a_bomb_among_good_images_has_its_own_error(worker: Any) -> None:
     """And the others their faces."""
     bomb = png(HUGE, HUGE, 8, 2, b"\0")

@@ -17,7 +17,11 @@ from mutations import MUTATIONS, mended, mutants, split
 from pictures import astronaut, samples, saved
 
 COUNT, SEED = 500, 20_261
-STEPS = quote(json.dumps([{"metadata": {}}, {"quality": {}}, {"resize": {"width": 200}}, {"rotate": {"angle": 10}}]))
+STEPS = quote(
+    json.dumps(
+        [{"metadata": {}}, {"quality": {}}, {"resize": {"width": 200, "height": 200}}, {"rotate": {"angle": 10}}]
+    )
+)
 PATHS = (
     f"/v1/images/process?operations={STEPS}",
     "/v1/faces/detect",

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from skimage import data as photos
 
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.face.detector import FaceDetector, Mode, prepare, roll_of
@@ -107,7 +108,7 @@ def test_size_does_not_matter(detector: FaceDetector, size: int) -> None:
      noise(1, 4000), quarters(), astronaut()[300:, :200]],
     ids=["black", "white", "noise", "pixel", "line", "quarters", "no face"],
 )  # fmt: skip
-@pytest.mark.parametrize("mode", ["auto", "full", "short"])
+@pytest.mark.parametrize("mode", ["auto", "full", "short", "tiled"])
 def test_where_there_is_none_none_is_found(detector: FaceDetector, image: Pixels, mode: Mode) -> None:
     assert detect(detector, image, mode) == []
 
@@ -176,8 +177,47 @@ def test_networks_that_are_not_these_are_refused(models_dir: Path, tmp_path: Pat
         open_detector(damaged, short)
 
 
+def crowd(side: int, columns: int = 20, rows: int = 10, cell: int = 100) -> Pixels:
+    """Faces of about `side` pixels before a wall, every other one in a mirror."""
+    wall = cv2.resize(astronaut()[300:, :200], (columns * cell, rows * cell), interpolation=cv2.INTER_CUBIC)
+    size = side * 3 // 2
+    head = cv2.resize(astronaut()[49:199, 149:299], (size, size), interpolation=cv2.INTER_AREA)
+    for number in range(columns * rows):
+        x, y = (number % columns) * cell + (cell - size) // 2, (number // columns) * cell + (cell - size) // 2
+        wall[y : y + size, x : x + size] = head[:, :: -1 if number % 2 else 1]
+    return np.asarray(wall, np.uint8)
+
+
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_two_hundred_faces_are_found_in_tiles(detector: FaceDetector, side: int) -> None:
+    """Each of them, once, but for one or two of the smallest; the whole picture shows hardly any."""
+    image = crowd(side)
+    faces = detect(detector, image, "tiled")
+    cells = {(int(f.box.x + f.box.width / 2) // 100, int(f.box.y + f.box.height / 2) // 100) for f in faces}
+    assert len(cells) == len(faces) >= (198 if side == 32 else 200)
+    assert all(abs(face.box.width - side) < 0.35 * side for face in faces)
+    assert len(detect(detector, image, "full")) < 20
+
+
+def test_tiles_have_a_large_face_once(detector: FaceDetector) -> None:
+    """Where the whole picture has it."""
+    (face,) = detect(detector, astronaut(), "tiled")
+    assert overlap(face.box, BOX) > 0.85
+    assert np.abs(face.keypoints - LANDMARKS).max() < 0.03 * BOX[2]
+
+
+@pytest.mark.parametrize("name", ["hubble_deep_field", "page", "coins", "gravel", "brick", "text", "coffee"])
+def test_tiles_see_no_faces_in_things(detector: FaceDetector, name: str) -> None:
+    """Stars, letters, coins and stones, also enlarged."""
+    image = np.asarray(getattr(photos, name)(), np.uint8)
+    image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image[:, :, :3]
+    for factor in (1, 3):
+        larger = np.asarray(cv2.resize(np.ascontiguousarray(image), None, fx=factor, fy=factor), np.uint8)
+        assert detect(detector, larger, "tiled") == []
+
+
 @needs_photos
-@pytest.mark.parametrize("mode", ["auto", "full"])
+@pytest.mark.parametrize("mode", ["auto", "full", "tiled"])
 def test_every_labelled_face_and_no_other(detector: FaceDetector, mode: Mode) -> None:
     """Faces that the labels allow to be missed are further to the right than those that they name."""
     labels = json.loads(LABELS.read_text(encoding="utf-8"))

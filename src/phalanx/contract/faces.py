@@ -13,7 +13,7 @@ from phalanx.contract.vector import Embedding
 MIN_CONFIDENCE = 0.2
 """The least that may be asked for: below it, noise counts as a face."""
 Score = Annotated[float, Meta(ge=MIN_CONFIDENCE, le=1)]
-Detector = Literal["auto", "full", "short"]
+Detector = Literal["auto", "full", "short", "tiled"]
 Point = Annotated[tuple[float, float], Meta(description="x and y in pixels of the upright image.")]
 QualityReason = Literal["blurred", "dark", "bright", "turned", "nodding", "small", "cut_off", "uncertain"]
 
@@ -22,7 +22,8 @@ class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One `image`, or up to 32 `images`, to find faces in.
 
     `max_faces` keeps the largest. `detector`: full sees faces from a twentieth of the image on, short is for near ones
-    such as selfies, auto is full, and short where that sees none.
+    such as selfies, auto is full, and short where that sees none. Tiled is full over the image and over parts of it, for
+    crowds and small faces: from about 24 pixels in an image of at most 2,048, for fifty times the work.
     """
 
     image: ImageInput | None = None

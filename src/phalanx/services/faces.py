@@ -40,7 +40,8 @@ DETECTION_SIDE = 1024
 """Pixels that the longer side of a JPEG keeps for detection alone: the smallest face that is found has 50 of them."""
 
 EMBEDDING_SIDE = 2048
-"""The same where faces are cut out: the smallest face then has 100 pixels, which a chip of 150 enlarges by little."""
+"""The same where faces are cut out: the smallest face then has 100 pixels, which a chip of 150 enlarges by little; and where
+the detector looks at parts of the image, of which the smallest then has 227."""
 
 AT_ONCE = 4
 """Images of one request that are under way at once."""
@@ -72,7 +73,7 @@ class FaceService:
             data, digest = await self._read(ticket, image)
 
             async def compute() -> DetectResult:
-                seen = await self._finder.look(ticket, served, data, request, DETECTION_SIDE)
+                seen = await self._finder.look(ticket, served, data, request, _detection_side(request))
                 faces = largest(seen.faces, request.max_faces)
                 found = await self._intake.run(ticket, lambda: seen.describe(faces)) if faces else []
                 width, height = seen.image.header.upright_size
@@ -234,6 +235,11 @@ async def _each(
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _detection_side(request: DetectRequest) -> int:
+    """Return how much of a JPEG detection needs: in tiles, as much as faces that are cut out do."""
+    return EMBEDDING_SIDE if request.detector == "tiled" else DETECTION_SIDE
 
 
 def _looking(served: ServedDetector, request: Looking) -> tuple[Any, ...]:

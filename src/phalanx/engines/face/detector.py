@@ -15,10 +15,12 @@ from phalanx.engines.backends.images import ImageBackend
 from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Candidates, Layout, decode, merge
 from phalanx.engines.face.facts import LEFT_EYE, RIGHT_EYE, Box, Face
 from phalanx.engines.face.framing import Image, Square, cut_square, letterbox
+from phalanx.engines.face.tiling import count_tiles, tiles
 
-Mode = Literal["full", "short", "auto"]
+Mode = Literal["full", "short", "auto", "tiled"]
 """full: full range finds the faces; short: short range does, for selfies and other near faces; auto: full range, and
-short range where that sees nothing. In each, short range then looks nearer."""
+short range where that sees nothing; tiled: full range, in the whole picture and in overlapping parts of it, for many or
+small faces. In each, short range then looks nearer."""
 
 THRESHOLD: Final = 0.5
 """Score from which something is a face. Full range finds faces of a twentieth of the image with it, and no false one
@@ -34,7 +36,21 @@ NEARER: Final = 0.25
 """How far the middle of the second look's face may be from the square's, as a part of it: beyond is another face."""
 
 MAX_SECOND_LOOKS: Final = 64
-"""Faces of one image that are looked at again, the largest: half a millisecond each."""
+"""Faces of one image that are looked at again, the largest: half a millisecond each. In tiles, all are."""
+
+TILE_SUSPECTED: Final = 0.3
+TILE_CONFIRMED: Final = 0.8
+"""Scores of full range from which something in a tile is looked at again, and of short range from which it then is a face.
+Of faces of 24 pixels on, nineteen in twenty reach 0.84; of stars, buttons, letters and badges none more than 0.75."""
+
+SMALLEST_TILED: Final = 20.0
+"""Pixels of the smallest face that is found in tiles: smaller ones score no more than a button."""
+
+MAX_TILED: Final = 500
+"""Places of a picture in tiles that are looked at again, the surest."""
+
+TILE_COST: Final = 8
+"""What a tile counts for in the queue, where an image counts for 16: it is looked at once."""
 
 
 class Looks(NamedTuple):
@@ -47,8 +63,11 @@ class Looks(NamedTuple):
 
     @property
     def length(self) -> int:
-        """What it counts for in the queue: all images are equal."""
-        return 1
+        """What it counts for in the queue: all images are equal, but for those in tiles."""
+        if self.mode != "tiled":
+            return 1
+        height, width = self.image.shape[:2]
+        return 1 + TILE_COST * count_tiles(width, height)
 
 
 def prepare(image: Image, *, mode: Mode = "auto", min_score: float = THRESHOLD) -> Looks:
@@ -91,25 +110,52 @@ class Lane:
         if not faces and looks.mode == "auto":
             square = letterbox(looks.image, SHORT_RANGE.size)
             faces = _faces(self.short.find(square, threshold), square)
+        if looks.mode == "tiled":
+            return sorted(self._in_tiles(looks.image, faces, threshold), key=_middle)
         faces.sort(key=lambda face: -face.box.width)
         looked = [self._look_again(looks.image, face) for face in faces[:MAX_SECOND_LOOKS]]
-        return sorted(_apart([*looked, *faces[MAX_SECOND_LOOKS:]]), key=lambda face: face.box.x + face.box.width / 2)
+        return sorted(_apart([*looked, *faces[MAX_SECOND_LOOKS:]]), key=_middle)
+
+    def _in_tiles(self, image: Image, whole: list[Face], threshold: float) -> list[Face]:
+        """Return the faces of the whole picture with those that only its tiles show.
+
+        What a tile alone shows counts when short range, looking nearer, sees it too: a small part of a picture has much
+        in it that resembles a face.
+        """
+        found = list(whole)
+        for tile in tiles(image.shape[1], image.shape[0]):
+            square = tile.cut(image, FULL_RANGE.size)
+            faces = _faces(self.full.find(square, min(threshold, TILE_SUSPECTED)), square)
+            found += [face for face in faces if not tile.cuts(face)]
+        kept = []
+        for face in _merged(found)[:MAX_TILED]:
+            is_in_whole = any(_is_same(face.box, other.box) for other in whole)
+            looked = self._seen_again(image, face, MIN_SCORE if is_in_whole else max(threshold, TILE_CONFIRMED))
+            if is_in_whole:
+                kept.append(looked or face)
+            elif looked is not None and looked.box.width >= SMALLEST_TILED:
+                kept.append(looked)
+        return _apart(kept)
 
     def _look_again(self, image: Image, face: Face) -> Face:
         """Return the face with what short range sees in an upright square around it, if it sees it at all.
 
         Landmarks then come back within a pixel of the last time in a chip of 150, rather than within 2.5.
         """
+        return self._seen_again(image, face, MIN_SCORE) or face
+
+    def _seen_again(self, image: Image, face: Face, threshold: float) -> Face | None:
+        """Return what short range sees of a face, with at least `threshold`, in an upright square around it."""
         box = face.box
         centre = (box.x + box.width / 2, box.y + box.height / 2)
         square = cut_square(image, centre, SECOND_LOOK * max(box.width, box.height), roll_of(face), SHORT_RANGE.size)
-        found = self.short.find(square, MIN_SCORE)
+        found = self.short.find(square, threshold)
         if not len(found.scores):
-            return face
+            return None
         offsets = np.linalg.norm((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 - 0.5, axis=1)
         nearest = int(np.argmin(offsets))
         if offsets[nearest] > NEARER:
-            return face
+            return None
         return _face(found, nearest, square, score=max(face.score, float(found.scores[nearest])))
 
 
@@ -178,6 +224,23 @@ def _face(found: Candidates, index: int, square: Square, *, score: float) -> Fac
     scale_x, scale_y = np.linalg.norm(square.to_image[:, :2], axis=0)
     width, height = float((box[2] - box[0]) * scale_x), float((box[3] - box[1]) * scale_y)
     return Face(Box(x - width / 2, y - height / 2, width, height), square.points(found.keypoints[index]), score)
+
+
+def _middle(face: Face) -> float:
+    return face.box.x + face.box.width / 2
+
+
+def _merged(faces: list[Face]) -> list[Face]:
+    """Make one of those that overlap, the surest first, as `blazeface.merge` does within one square."""
+    if not faces:
+        return []
+    boxes = np.array([(f.box.x, f.box.y, f.box.x + f.box.width, f.box.y + f.box.height) for f in faces], np.float32)
+    scores = np.array([face.score for face in faces], np.float32)
+    merged = merge(Candidates(boxes, np.stack([face.keypoints for face in faces]), scores))
+    return [
+        Face(Box(*map(float, (box[0], box[1], box[2] - box[0], box[3] - box[1]))), keypoints, float(score))
+        for box, keypoints, score in zip(merged.boxes, merged.keypoints, merged.scores, strict=True)
+    ]
 
 
 def _apart(faces: list[Face]) -> list[Face]:
