@@ -51,10 +51,11 @@ def open_services(
     passwords = Passwords()
     around.closing.callback(passwords.close)
     intake = _image_intake(around)
+    finder = FaceFinder(face_models, intake)
     return Services(
         text=_text_service(around, registry, stores.cache),
-        images=ImageService(intake),
-        faces=FaceService(face_models, FaceFinder(face_models, intake), intake, _results(around, stores.results)),
+        images=ImageService(intake, finder.largest),
+        faces=FaceService(face_models, finder, intake, _results(around, stores.results)),
         vectors=_vector_service(around),
         models=ModelService(
             (registry, face_models.detectors, face_models.embedders), is_ready=health.is_model_ready

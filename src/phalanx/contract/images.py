@@ -58,6 +58,17 @@ class Rotate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     angle: Annotated[float, Meta(ge=-360, le=360)]
 
 
+class Align(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Cut the largest face out, upright and in the place and size that a network of face vectors wants, as a square.
+
+    `template` is dlib (150 pixels a side) or arcface (112), unless `size` says how many. What lies outside the picture is
+    black.
+    """
+
+    template: Literal["dlib", "arcface"]
+    size: Annotated[int, Meta(ge=16, le=1024)] | None = None
+
+
 class Normalize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Give the image as a tensor as well: `(pixel / 255 - mean) / std` for each channel, red first."""
 
@@ -87,6 +98,7 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     resize: Resize | None = None
     crop: Crop | None = None
     rotate: Rotate | None = None
+    align: Align | None = None
     normalize: Normalize | None = None
     quality: Measuring | None = None
     metadata: Describing | None = None

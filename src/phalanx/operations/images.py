@@ -17,7 +17,7 @@ IMAGES: tuple[Operation, ...] = (
         unit="image", http="POST /v1/images/process", grpc="Images/Process", job=True, computed=True,
         bodies=(Body.JSON, Body.IMAGE), answers=(Body.JSON, Body.IMAGE),
         run=lambda s, t, r: s.images.process(t, r),
-        summary="Resize, crop, rotate, normalise, measure, describe and convert images.",
+        summary="Resize, crop, rotate, align, normalise, measure, describe and convert images.",
         examples=(
             {"image": DOT, "operations": [{"resize": {"width": 8}}, {"convert": {"format": "jpeg"}}]},
             {"images": [DOT], "operations": [{"metadata": {}}, {"quality": {}}], "return_image": False},

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import binascii
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from phalanx.contract.images import ProcessRequest, ProcessResponse, ProcessResult
 from phalanx.contract.text import ItemError
-from phalanx.engines.image.decode import Decoded, decode
+from phalanx.engines.face.facts import Face, Keypoints
+from phalanx.engines.image.decode import Decoded, Pixels, decode
 from phalanx.engines.image.process import check_steps, process
 from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError, TooLarge, UnreadableInput
 from phalanx.ports import Clock
 from phalanx.services.ticket import Ticket
 
 T = TypeVar("T")
+
+FindFace = Callable[[Ticket, Pixels], Awaitable[Face]]
+"""Finds the face that `align` means; see `services.face_finding.FaceFinder.largest`."""
 
 AT_ONCE = 2
 MAX_WAITING = 64
@@ -126,16 +131,17 @@ def from_text(text: str) -> bytes:
 
 
 class ImageService:
-    """Images processed as asked."""
+    """Images processed as asked. `find_face` is asked where a face is to be aligned, and nowhere else."""
 
-    def __init__(self, intake: ImageIntake) -> None:
+    def __init__(self, intake: ImageIntake, find_face: FindFace) -> None:
         self._intake = intake
+        self._find_face = find_face
 
     async def process(self, ticket: Ticket, request: ProcessRequest) -> ProcessResponse:
         """Run a request's operations over its image, or over each of its images.
 
-        Raises `InvalidRequest` for operations that say nothing or two things, and for one image what intake and
-        processing raise; of several each has its own error.
+        Raises `InvalidRequest` for operations that say nothing or two things, and for one image what intake,
+        processing and finding a face raise; of several each has its own error.
         """
         check_steps(request.operations)
         if (request.image is None) == (request.images is None):
@@ -157,11 +163,20 @@ class ImageService:
     async def _one(self, ticket: Ticket, request: ProcessRequest, image: Any) -> ProcessResult:
         data = await self._intake.read(ticket, image)
         ticket.meter.items += 1
-        result = await self._intake.run(
-            ticket,
-            lambda: process(
-                data, request.operations, max_pixels=self._intake.max_pixels, return_image=request.return_image
-            ),
-        )
-        ticket.meter.units += 1
+        work = process(data, request.operations, max_pixels=self._intake.max_pixels, return_image=request.return_image)
+        found: Keypoints | None = None
+        while True:
+            result = await self._intake.run(ticket, partial(_go_on, work, found))
+            if isinstance(result, ProcessResult):
+                ticket.meter.units += 1
+                return result
+            found = (await self._find_face(ticket, result)).keypoints
+
+
+def _go_on(work: Generator[Pixels, Keypoints, ProcessResult], found: Keypoints | None) -> Pixels | ProcessResult:
+    """Return the picture in which a face is sought next, or, at the end, the result."""
+    try:
+        return next(work) if found is None else work.send(found)
+    except StopIteration as end:
+        result: ProcessResult = end.value
         return result

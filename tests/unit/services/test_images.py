@@ -9,10 +9,12 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
-from phalanx.contract.images import Describing, ProcessRequest, Step
-from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError, TooLarge, UnreadableInput
+from phalanx.contract.images import Align, Describing, ProcessRequest, Step
+from phalanx.engines.face.facts import Box, Face
+from phalanx.errors import DeadlineExceeded, InvalidRequest, NoFace, Overloaded, PhalanxError, TooLarge, UnreadableInput
 from phalanx.services.images import AT_ONCE, MAX_WAITING, ImageIntake, ImageService, from_text
 from phalanx.services.ticket import Meter
 from phalanx.stores.memory.clock import SystemClock
@@ -46,6 +48,15 @@ def intake(web: Web | None = None, **options: Any) -> ImageIntake:
 
 def ticket(seconds: float = math.inf) -> Any:
     return Admitted(time.monotonic() + seconds)
+
+
+async def nowhere(ticket: Any, pixels: Any) -> Face:
+    """Where faces are sought, there is none."""
+    raise NoFace
+
+
+def service() -> ImageService:
+    return ImageService(intake(), nowhere)
 
 
 PACKED = base64.b64encode(PNG).decode()
@@ -158,7 +169,7 @@ def test_what_was_processed_is_metered() -> None:
     """A unit an image that succeeded."""
     request = ProcessRequest(images=[PNG, b"rubbish", PACKED], operations=[Step(metadata=Describing())])
     one = ticket()
-    answer = asyncio.run(ImageService(intake()).process(one, request))
+    answer = asyncio.run(service().process(one, request))
     assert answer.results is not None
     assert [result.error is None for result in answer.results] == [True, False, True]
     assert one.meter.units == 2
@@ -167,4 +178,32 @@ def test_what_was_processed_is_metered() -> None:
 def test_a_deadline_ends_the_whole_call() -> None:
     """It is not an error of one image among others."""
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(ImageService(intake()).process(ticket(-1), ProcessRequest(images=[PNG, PNG])))
+        asyncio.run(service().process(ticket(-1), ProcessRequest(images=[PNG, PNG])))
+
+
+ALIGN = [Step(align=Align(template="dlib", size=64))]
+
+
+def test_a_face_is_sought_once_for_each_alignment_and_not_on_the_threads_of_pixels() -> None:
+    """What is found goes into the chip."""
+    sought: list[str] = []
+
+    async def find(ticket: Any, pixels: Any) -> Face:
+        sought.append(threading.current_thread().name)
+        marks = np.array([[20, 20], [40, 20], [30, 30], [30, 40], [10, 25], [50, 25]], np.float32)
+        return Face(Box(10, 10, 40, 40), marks, 0.9)
+
+    one = ticket()
+    answer = asyncio.run(ImageService(intake(), find).process(one, ProcessRequest(image=PNG, operations=ALIGN * 2)))
+    assert (answer.width, answer.height, one.meter.units) == (64, 64, 1)
+    assert sought == ["MainThread"] * 2
+
+
+def test_without_a_face_nothing_is_aligned() -> None:
+    """The call fails, or the item of several."""
+    with pytest.raises(NoFace):
+        asyncio.run(service().process(ticket(), ProcessRequest(image=PNG, operations=ALIGN)))
+    one = ticket()
+    answer = asyncio.run(service().process(one, ProcessRequest(images=[PNG, PNG], operations=ALIGN)))
+    assert [result.error and result.error.code for result in answer.results or []] == ["no_face"] * 2
+    assert one.meter.units == 0

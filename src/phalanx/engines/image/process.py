@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from phalanx.contract.images import (
+    Align,
     Convert,
     ImageFormat,
     ImageMetadata,
@@ -15,6 +16,8 @@ from phalanx.contract.images import (
     Step,
     Tensor,
 )
+from phalanx.engines.face.align import TEMPLATES, align
+from phalanx.engines.face.facts import Keypoints
 from phalanx.engines.image.decode import Decoded, Pixels, decode
 from phalanx.engines.image.encode import QUALITY, encode, stored_format, to_tensor
 from phalanx.engines.image.geometry import crop, resize, rotate, rotated_size, scaled_size
@@ -22,9 +25,19 @@ from phalanx.engines.image.header import Header, read_header
 from phalanx.engines.image.quality import measure_quality
 from phalanx.errors import InvalidRequest, TooLarge
 
+LEAST_SOUGHT = 1024
+"""Pixels of the longer side in which a face is sought."""
 
-def process(data: bytes, steps: Sequence[Step], *, max_pixels: int, return_image: bool = True) -> ProcessResult:
-    """Run `steps` in order over an image.
+SIDES_ALIGNED = 14
+"""Longer sides of an image in those of a chip: the smallest face that is found is then enlarged by little."""
+
+
+def process(
+    data: bytes, steps: Sequence[Step], *, max_pixels: int, return_image: bool = True
+) -> Generator[Pixels, Keypoints, ProcessResult]:
+    """Run `steps` in order over an image; return what was asked for.
+
+    For every `align` it yields the picture as it is then, and is sent the landmarks of the face that is meant.
 
     Where the first thing asked of the pixels is to shrink them, a JPEG is decoded at the reduced size that suffices.
     Raises what `decode` raises, `InvalidRequest` for a step that cannot be done, `TooLarge` for a picture that grows past
@@ -34,7 +47,10 @@ def process(data: bytes, steps: Sequence[Step], *, max_pixels: int, return_image
     header = read_header(data, max_pixels=max_pixels)
     canvas = Canvas(decode(data, max_pixels=max_pixels, max_side=sufficient_side(header, steps)), len(data), max_pixels)
     for step in steps:
-        canvas.apply(step)
+        if step.align is not None:
+            canvas.align(step.align, (yield canvas.pixels))
+        else:
+            canvas.apply(step)
     return canvas.result(return_image=return_image)
 
 
@@ -56,6 +72,8 @@ def sufficient_side(header: Header, steps: Sequence[Step]) -> int | None:
     Twice what is asked for: where a side is no multiple of the divisor, the reduced picture is off by up to one of its pixels.
     """
     first = next((step for step in steps if step.metadata is None and step.convert is None), None)
+    if first is not None and first.align is not None:
+        return max(LEAST_SOUGHT, SIDES_ALIGNED * _chip_size(first.align))
     if first is None or first.resize is None:
         return None
     width, height = header.upright_size
@@ -78,8 +96,19 @@ class Canvas:
         self._quality: ImageQuality | None = None
         self._tensor: Tensor | None = None
 
+    @property
+    def pixels(self) -> Pixels:
+        """The picture as it is."""
+        return self._pixels
+
+    def align(self, wanted: Align, keypoints: Keypoints) -> None:
+        """Keep the chip of a face. Raises `InvalidRequest` for landmarks that coincide."""
+        size = _chip_size(wanted)
+        self._check_pixels(size, size)
+        self._replace(align(self._pixels, keypoints, TEMPLATES[wanted.template].scaled(size)).image)
+
     def apply(self, step: Step) -> None:
-        """Do one step."""
+        """Do one step, other than `align`."""
         if step.resize is not None:
             self._resize(step.resize)
         elif step.crop is not None:
@@ -121,6 +150,10 @@ class Canvas:
 
     def _convert(self, wanted: Convert) -> None:
         self._format, self._encoding_quality = wanted.format, wanted.quality
+
+
+def _chip_size(wanted: Align) -> int:
+    return wanted.size or TEMPLATES[wanted.template].side
 
 
 def describe(header: Header, size_bytes: int) -> ImageMetadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -9,9 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from phalanx.contract.images import Crop, Normalize, ProcessResult, Resize, Rotate, Step
+from phalanx.contract.images import Align, Crop, Normalize, ProcessResult, Resize, Rotate, Step
+from phalanx.engines.face.align import TEMPLATES, align
+from phalanx.engines.face.facts import Keypoints
 from phalanx.engines.image import process as module
-from phalanx.engines.image.decode import decode
+from phalanx.engines.image.decode import Pixels, decode
 from phalanx.engines.image.encode import encode, to_tensor
 from phalanx.engines.image.geometry import crop, resize, rotate, scaled_size
 from phalanx.engines.image.header import Header
@@ -23,8 +26,19 @@ from pictures import BLUE, GREEN, GREY, RED, astronaut, jpeg_with, noise, orient
 MAX_PIXELS = 1_000_000
 
 
-def run(data: bytes, *steps: dict[str, Any], **options: Any) -> ProcessResult:
-    return process(data, msgspec.convert(list(steps), list[Step]), max_pixels=MAX_PIXELS, **options)
+def run(
+    data: bytes, *steps: dict[str, Any], find: Callable[[Pixels], Keypoints] | None = None, **options: Any
+) -> ProcessResult:
+    """Process an image; `find` says where the face is that `align` asks for."""
+    work = process(data, msgspec.convert(list(steps), list[Step]), **{"max_pixels": MAX_PIXELS, **options})
+    try:
+        sought = next(work)
+        while True:
+            assert find is not None, "a face was sought"
+            sought = work.send(find(sought))
+    except StopIteration as end:
+        result: ProcessResult = end.value
+        return result
 
 
 def pixels_of(result: ProcessResult) -> Any:
@@ -110,9 +124,9 @@ def test_a_turn_is_bounded_before_it_is_done(
         raise AssertionError("no picture is made to be refused")
 
     monkeypatch.setattr("phalanx.engines.image.geometry.cv2.warpAffine", refuse)
-    steps = [Step(rotate=Rotate(angle=45 if width == 65_000 else 0.001))]
+    angle = 45 if width == 65_000 else 0.001
     with pytest.raises(error):
-        process(saved(noise(width, height), "PNG"), steps, max_pixels=40_000_000)
+        run(saved(noise(width, height), "PNG"), {"rotate": {"angle": angle}}, max_pixels=40_000_000)
 
 
 def test_a_small_turn_is_clockwise() -> None:
@@ -266,3 +280,88 @@ def test_without_steps_an_image_is_cleaned() -> None:
     assert run(saved(noise(), "BMP")).format == "png"
     assert run(jpeg_with(oriented(3))).format == "jpeg"
     assert run(saved(noise(), "PNG"), return_image=False).image is None
+
+
+EYES = np.array([[190, 112], [249, 112], [216, 150], [218, 168], [170, 130], [275, 130]], np.float32)
+"""Landmarks of the astronaut, by hand, in the order of `facts`."""
+
+
+def in_crop(marks: Keypoints) -> Keypoints:
+    """Return landmarks in a picture of which 100 columns and 10 rows were cut off."""
+    moved = marks.copy()
+    moved -= (100, 10)
+    return moved
+
+
+def test_a_face_is_cut_out_as_the_embedders_have_it() -> None:
+    """The same chip, for both templates and another size, from the pixels as decoded."""
+    photo = saved(astronaut(), "PNG")
+    for template, size, side in (("dlib", None, 150), ("arcface", None, 112), ("arcface", 224, 224)):
+        wanted = {"template": template} if size is None else {"template": template, "size": size}
+        result = run(photo, {"align": wanted}, find=lambda pixels: EYES)
+        chip = align(astronaut(), EYES, TEMPLATES[template].scaled(side)).image  # type: ignore[index]
+        assert (result.width, result.height) == (side, side)
+        assert np.array_equal(pixels_of(result), chip)
+
+
+def test_a_face_is_sought_in_the_picture_as_it_is_at_that_step() -> None:
+    """After a crop, and again after another operation; what follows works on the chip."""
+    sought: list[tuple[int, ...]] = []
+
+    def find(pixels: Pixels) -> Keypoints:
+        sought.append(pixels.shape)
+        return in_crop(EYES) if len(sought) == 1 else EYES / 4
+
+    crop_first = {"crop": {"x": 100, "y": 10, "width": 250, "height": 240}}
+    align_to = {"align": {"template": "arcface"}}
+    result = run(saved(astronaut(), "PNG"), crop_first, align_to, align_to, {"resize": {"width": 56}}, find=find)
+    assert sought == [(240, 250, 3), (112, 112, 3)]
+    assert (result.width, result.height) == (56, 56)
+    once = run(
+        saved(astronaut(), "PNG"),
+        crop_first,
+        align_to,
+        find=lambda pixels: in_crop(EYES),
+    )
+    whole = run(saved(astronaut(), "PNG"), align_to, find=lambda pixels: EYES)
+    assert np.abs(pixels_of(once).astype(int) - pixels_of(whole)).max() <= 1
+
+
+def test_a_chip_is_low_passed_where_it_shrinks() -> None:
+    """A face of a fine checkerboard becomes grey, not noise."""
+    board = np.repeat(((np.indices((1000, 1000)).sum(axis=0) % 2) * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    marks = np.array([[300, 400], [700, 400], [500, 550], [500, 750], [200, 450], [800, 450]], np.float32)
+    chip = pixels_of(run(saved(board, "PNG"), {"align": {"template": "arcface"}}, find=lambda pixels: marks))
+    assert chip[20:90, 20:90].std() < 10
+    assert abs(float(chip[20:90, 20:90].mean()) - 127) < 10
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "side"),
+    [
+        ((8000, 6000), Align(template="dlib"), 4000), ((8000, 6000), Align(template="arcface"), 2000),
+        ((3000, 2000), Align(template="arcface", size=64), 1500), ((8000, 6000), Align(template="dlib", size=1024), 8000),
+    ],
+)  # fmt: skip
+def test_a_large_photo_is_decoded_as_large_as_its_smallest_face_needs(
+    size: tuple[int, int], wanted: Align, side: int
+) -> None:
+    header = Header(format="jpeg", width=size[0], height=size[1], orientation=1, bits=8, has_alpha=False, frames=1)
+    enough = sufficient_side(header, [Step(align=wanted)])
+    assert enough is not None
+    divisor = next(d for d in (8, 4, 2, 1) if max(size) / d >= enough or d == 1)
+    assert max(size) / divisor == side
+
+
+def test_landmarks_that_coincide_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="coincide"):
+        run(
+            saved(noise(64, 64), "PNG"),
+            {"align": {"template": "dlib"}},
+            find=lambda pixels: np.ones((6, 2), np.float32),
+        )
+
+
+def test_a_chip_over_the_limit_is_refused() -> None:
+    with pytest.raises(TooLarge, match="1024 × 1024"):
+        run(saved(noise(64, 64), "PNG"), {"align": {"template": "dlib", "size": 1024}}, find=lambda pixels: EYES)
