@@ -27,6 +27,7 @@ from phalanx.ports import (
     UsageLog,
     UserStore,
     VectorCache,
+    VectorStore,
 )
 from phalanx.services.caches import TieredCache
 from phalanx.services.health import Dependency
@@ -40,6 +41,8 @@ from phalanx.stores.memory.broadcast import MemoryBroadcast
 from phalanx.stores.memory.cache import MemoryCache, size_of
 from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
 from phalanx.stores.memory.limiter import MemoryLimiter
+from phalanx.stores.qdrant.edge import EdgeVectorStore
+from phalanx.stores.qdrant.refused import RefusedVectorStore
 from phalanx.stores.redis.broadcast import RedisBroadcast
 from phalanx.stores.redis.cache import RESULTS, VECTORS, RedisCache
 from phalanx.stores.redis.client import Redis, eviction_warning, open_redis, redis_failures
@@ -62,6 +65,11 @@ CLAIM_MARGIN_S = 30.0
 GRACE_S = 300.0
 """For how long a worker serves without its database: as long as keys in use do."""
 
+ONE_PROCESS = (
+    "collections need QDRANT_URL here: without it they are in Qdrant Edge, which one process may open, "
+    "and this worker is set up to be one of several"
+)
+
 OldestOpen = Callable[[], float | None]
 
 
@@ -81,6 +89,7 @@ class Stores:
     cache: VectorCache
     results: ResultCache
     idempotency: IdempotencyStore
+    vectors: VectorStore
     dependencies: dict[str, Dependency]
     is_shared: bool
 
@@ -128,8 +137,8 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
         sessions=SqlSessionStore(database), changes=SqlChangeFeed(database), audit=SqlAuditLog(database), usage=usage,
         limiter=await _open_limiter(around, redis, usage),
         broadcast=MemoryBroadcast() if redis is None else RedisBroadcast(redis, log=around.log),
-        cache=cache, results=results, idempotency=_open_idempotency(around, redis, secret), dependencies=dependencies,
-        is_shared=redis is not None,
+        cache=cache, results=results, idempotency=_open_idempotency(around, redis, secret),
+        vectors=_open_vectors(around), dependencies=dependencies, is_shared=redis is not None,
     )  # fmt: skip
 
 
@@ -227,3 +236,13 @@ def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret)
     store = RedisIdempotencyStore(redis, log=around.log, lease_s=lease_s)
     around.closing.push_async_callback(store.close)
     return SealedAnswers(store, secret)
+
+
+def _open_vectors(around: Surroundings) -> VectorStore:
+    """Return where vectors are. Nothing starts, and nothing is taken of memory, until the first call."""
+    settings = around.settings
+    if settings.is_shared or settings.workers > 1:
+        return RefusedVectorStore(ONE_PROCESS)
+    store = EdgeVectorStore(settings.data_dir / "vectors", log=around.log)
+    around.closing.push_async_callback(store.close)
+    return store
