@@ -70,7 +70,7 @@ class FaceService:
         served = self._models.detector()
 
         async def one(image: Any) -> DetectResult:
-            data, digest = await self._read(ticket, image)
+            data, digest = await self.read(ticket, image)
 
             async def compute() -> DetectResult:
                 seen = await self._finder.look(ticket, served, data, request, _detection_side(request))
@@ -83,7 +83,7 @@ class FaceService:
             result, cached = await self._remember(ticket, facts, DetectResult, compute)
             return msgspec.structs.replace(result, cached=cached)
 
-        results = await _each(request.image, request.images, one, lambda error: DetectResult(error=error))
+        results = await each(request.image, request.images, one, lambda error: DetectResult(error=error))
         _name(ticket, served)
         rest: dict[str, Any] = {"results": results} if request.images is not None else _fields(results[0])
         return DetectResponse(model=served.name, landmarks_estimated=list(MOUTH_CORNERS), **rest)
@@ -98,7 +98,7 @@ class FaceService:
         detector = None if request.aligned else self._models.detector()
 
         async def one(image: Any) -> EmbedFacesResult:
-            data, digest = await self._read(ticket, image)
+            data, digest = await self.read(ticket, image)
 
             async def compute() -> list[EmbeddedFace]:
                 if detector is None:
@@ -111,7 +111,7 @@ class FaceService:
             faces, cached = await self._remember(ticket, facts, list[EmbeddedFace], compute)
             return EmbedFacesResult(faces=faces, cached=cached)
 
-        results = await _each(request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
+        results = await each(request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
         _name(ticket, served)
         spec = served.embedder.spec
         rest: dict[str, Any] = {"results": results}
@@ -129,12 +129,12 @@ class FaceService:
         served, detector = self._models.embedder(request.model), self._models.detector()
 
         async def one(image: Any) -> tuple[Vector, FoundFace]:
-            data, digest = await self._read(ticket, image)
+            data, digest = await self.read(ticket, image)
 
             async def compute() -> tuple[Any, FoundFace]:
                 seen = await self._finder.look(ticket, detector, data, request, EMBEDDING_SIDE)
                 (face,) = choose(seen.faces, "largest")
-                (found,), (vector,) = await self._describe_and_embed(ticket, served, seen, [face])
+                (found,), (vector,) = await self.describe_and_embed(ticket, served, seen, [face])
                 return vector, found
 
             facts = ("compare", digest, served.name, served.embedder.spec.fingerprint, *_looking(detector, request))
@@ -156,7 +156,7 @@ class FaceService:
             faces=[one_face, other_face], model=served.name,
         )  # fmt: skip
 
-    async def _read(self, ticket: Ticket, image: Any) -> tuple[bytes, bytes]:
+    async def read(self, ticket: Ticket, image: Any) -> tuple[bytes, bytes]:
         """Take an image in; return the file, and the SHA-256 of all of it, by which results are kept."""
         data = await self._intake.read(ticket, image)
         ticket.meter.items += 1
@@ -176,7 +176,7 @@ class FaceService:
     async def _embed_faces(
         self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
     ) -> list[EmbeddedFace]:
-        found, vectors = await self._describe_and_embed(ticket, served, seen, faces)
+        found, vectors = await self.describe_and_embed(ticket, served, seen, faces)
         return [
             EmbeddedFace(
                 embedding=vector, quality=face.quality, confidence=face.confidence, bbox=face.bbox,
@@ -185,9 +185,10 @@ class FaceService:
             for face, vector in zip(found, vectors, strict=True)
         ]  # fmt: skip
 
-    async def _describe_and_embed(
+    async def describe_and_embed(
         self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
     ) -> tuple[list[FoundFace], list[Vector]]:
+        """Return what faces of an image look like, and their vectors. Raises what intake and the runner raise."""
         embedder = served.embedder
 
         def ready() -> tuple[list[FoundFace], list[PreparedFace]]:
@@ -211,7 +212,7 @@ class FaceService:
         return EmbeddedFace(embedding=vector, quality=quality)
 
 
-async def _each(
+async def each(
     image: Any, images: Sequence[Any] | None, one: Callable[[Any], Awaitable[T]], failed: Callable[[ItemError], T]
 ) -> list[T]:
     """Work on the image, whose error is the call's, or on all images, a few at once, each with an error of its own."""
