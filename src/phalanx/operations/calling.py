@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
 import msgspec
@@ -67,14 +67,12 @@ async def _once(entrance: Entrance, operation: Operation, inbound: Call, idempot
     if stored is not None:
         inbound.replayed = True
         return msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
-    answer = None
     try:
         _reserve(entrance, operation, inbound)
-        response = await _unary(entrance, operation, inbound)
-        answer = msgspec.msgpack.encode(response, enc_hook=pack_array)
-    finally:
-        await entrance.idempotency.finish(key, answer)
-    return response
+    except PhalanxError:
+        await _to_its_end(entrance.idempotency.finish(key, None))
+        raise
+    return await _unary(entrance, operation, inbound, key)
 
 
 def _reserve(entrance: Entrance, operation: Operation, inbound: Call) -> None:
@@ -84,23 +82,60 @@ def _reserve(entrance: Entrance, operation: Operation, inbound: Call) -> None:
     )  # fmt: skip
 
 
-async def _unary(entrance: Entrance, operation: Operation, inbound: Call) -> Any:
+async def _unary(entrance: Entrance, operation: Operation, inbound: Call, key: str | None = None) -> Any:
+    """Run a call that has its ticket. `key` is what its answer is stored under."""
     assert inbound.ticket is not None
-    status = Internal.row.code
+    status, response = Internal.row.code, None
     try:
         response = await operation.run(entrance.services, inbound.ticket, inbound.request)
         status = OK
-        return response
     except BaseException as error:
         status = _status_of(error)
         raise
     finally:
+        ending = _end(entrance, operation, inbound, status, key, response)
+        # What is done is noted, though the client leaves meanwhile.
+        await (_to_its_end(ending) if key is not None or operation.audit else ending)
+    return response
+
+
+async def _end(
+    entrance: Entrance, operation: Operation, inbound: Call, status: str, key: str | None, response: Any
+) -> None:
+    """Bill a call, note the act, and store the answer; one that could not be recorded is not given, nor stored."""
+    assert inbound.ticket is not None
+    answer = None
+    try:
         try:
             await entrance.gate.settle(inbound.ticket, status=status, computed=operation.computed)
         finally:
             # The act is done, also when its usage could not be recorded.
             if operation.audit:
                 await entrance.audit.record(inbound, operation.name, status)
+        if key is not None and status == OK:
+            answer = msgspec.msgpack.encode(response, enc_hook=pack_array)
+    finally:
+        if key is not None:
+            await entrance.idempotency.finish(key, answer)
+
+
+_ending: set[asyncio.Task[None]] = set()
+"""What goes on after those who waited for it have left; the loop itself keeps no task alive."""
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for some work, which is done also if whoever waits is cancelled."""
+    task = asyncio.create_task(work)
+    _ending.add(task)
+    task.add_done_callback(_look_at_end)
+    await asyncio.shield(task)
+
+
+def _look_at_end(task: asyncio.Task[None]) -> None:
+    """Take note of a failure that nobody waited for, lest the loop complain."""
+    _ending.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 class Stream:

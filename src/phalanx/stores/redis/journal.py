@@ -100,8 +100,17 @@ class RedisJournal:
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(), name="usage append")
             self._writing.add_done_callback(_look_at_failure)
-        # One caller's leaving must not take the write from the others.
-        await asyncio.shield(self._writing)
+        writing = self._writing
+        try:
+            # One caller's leaving must not take the write from the others.
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # Whoever leaves is billed by what became of it; the write takes no longer than Redis is waited for.
+            if not writing.done():
+                await asyncio.wait([writing])
+            if not writing.cancelled() and writing.exception() is not None:
+                await writing
+            raise
 
     async def _write(self) -> None:
         await asyncio.sleep(0)
