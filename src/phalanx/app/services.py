@@ -11,6 +11,8 @@ from phalanx.errors import PhalanxError
 from phalanx.operations import Services
 from phalanx.ports import Broadcast, ResultCache, VectorCache
 from phalanx.services.audit import AuditService
+from phalanx.services.collection_contracts import Contracts
+from phalanx.services.collections import CollectionRegistry, CollectionService
 from phalanx.services.face_finding import FaceFinder
 from phalanx.services.face_models import FaceModels
 from phalanx.services.faces import FaceService
@@ -18,8 +20,11 @@ from phalanx.services.health import HealthService
 from phalanx.services.images import ImageIntake, ImageService
 from phalanx.services.keys import KeyService
 from phalanx.services.models import ModelRegistry, ModelService
+from phalanx.services.moving import Carrier, TextVectors
 from phalanx.services.organisations import OrganisationService
 from phalanx.services.passwords import Passwords
+from phalanx.services.points import PointService
+from phalanx.services.reembedding import Moves, ReembedService
 from phalanx.services.results import Results
 from phalanx.services.sessions import Sessions
 from phalanx.services.signing import SigningKeys
@@ -50,13 +55,21 @@ def open_services(
         around.keep_running(_tidy(sessions))
     passwords = Passwords()
     around.closing.callback(passwords.close)
-    intake = _image_intake(around)
+    intake, text = _image_intake(around), _text_service(around, registry, stores.cache)
+    contracts = Contracts(registry, face_models)
+    collections = CollectionRegistry(stores.collections, stores.vectors, clock)
+    text_vectors = TextVectors(text, contracts)
+    carrier, moves = Carrier(stores.vectors, text_vectors), Moves()
+    around.closing.push_async_callback(moves.close)
     finder = FaceFinder(face_models, intake)
     return Services(
-        text=_text_service(around, registry, stores.cache),
+        text=text,
         images=ImageService(intake, finder.largest),
         faces=FaceService(face_models, finder, intake, _results(around, stores.results)),
         vectors=_vector_service(around),
+        collections=CollectionService(collections, contracts, clock),
+        points=PointService(collections, text_vectors, carrier),
+        reembedding=ReembedService(collections, text_vectors, carrier, moves, around.log),
         models=ModelService(
             (registry, face_models.detectors, face_models.embedders), is_ready=health.is_model_ready
         ),

@@ -17,6 +17,7 @@ from phalanx.ports import (
     CachedVector,
     ChangeFeed,
     Clock,
+    CollectionStore,
     IdempotencyStore,
     KeyStore,
     Limiter,
@@ -52,6 +53,7 @@ from phalanx.stores.redis.limiter import RedisLimiter
 from phalanx.stores.redis.workers import RedisWorkers
 from phalanx.stores.sql.audit import SqlAuditLog
 from phalanx.stores.sql.changes import SqlChangeFeed
+from phalanx.stores.sql.collections import SqlCollectionStore
 from phalanx.stores.sql.database import Database, migrate, open_database
 from phalanx.stores.sql.keys import SqlKeyStore
 from phalanx.stores.sql.organisations import SqlOrganisationStore
@@ -88,6 +90,7 @@ class Stores:
     broadcast: Broadcast
     cache: VectorCache
     results: ResultCache
+    collections: CollectionStore
     idempotency: IdempotencyStore
     vectors: VectorStore
     dependencies: dict[str, Dependency]
@@ -138,7 +141,8 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
         limiter=await _open_limiter(around, redis, usage),
         broadcast=MemoryBroadcast() if redis is None else RedisBroadcast(redis, log=around.log),
         cache=cache, results=results, idempotency=_open_idempotency(around, redis, secret),
-        vectors=_open_vectors(around), dependencies=dependencies, is_shared=redis is not None,
+        collections=SqlCollectionStore(database), vectors=_open_vectors(around), dependencies=dependencies,
+        is_shared=redis is not None,
     )  # fmt: skip
 
 

@@ -8,7 +8,22 @@ import typer
 from rich.console import Console
 
 from phalanx import __version__
-from phalanx.cli import add_model, call, db, doctor, embed, faces, keys, models, quantize, serve, setup, usage, users
+from phalanx.cli import (
+    add_model,
+    call,
+    collections,
+    db,
+    doctor,
+    embed,
+    faces,
+    keys,
+    models,
+    quantize,
+    serve,
+    setup,
+    usage,
+    users,
+)
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -23,6 +38,7 @@ app.add_typer(keys.app, name="keys")
 models.app.command("add", epilog=add_model.EXAMPLE)(add_model.add)
 models.app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.add_typer(models.app, name="models")
+app.add_typer(collections.app, name="collections")
 app.add_typer(db.app, name="db")
 app.add_typer(usage.app, name="usage")
 app.add_typer(users.app, name="users")

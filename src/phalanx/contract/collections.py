@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from phalanx.contract.keys import Id
 from phalanx.contract.vectors import Metric
@@ -155,7 +155,7 @@ class CollectionView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ListCollectionsResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Collections; `next` is what to ask `after` for those behind, absent at the end."""
 
-    collections: list[CollectionView] = field(default_factory=list)
+    collections: list[CollectionView]
     next: str | None = None
 
 

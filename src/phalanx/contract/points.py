@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from phalanx.contract.collections import CollectionName, Filter
 from phalanx.contract.keys import Id
@@ -64,14 +64,14 @@ class PointView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A point; `vector` is float32 `[d]`, if it was asked for."""
 
     id: PointId
-    payload: Payload = field(default_factory=dict)
+    payload: Payload
     vector: Embedding = None
 
 
 class ScrollPointsResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Points; `next` is what to ask `after` for those behind, absent at the end."""
 
-    points: list[PointView] = field(default_factory=list)
+    points: list[PointView]
     next: str | None = None
 
 
@@ -112,7 +112,7 @@ class FoundPoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: PointId
     score: float
-    payload: Payload = field(default_factory=dict)
+    payload: Payload
     vector: Embedding = None
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from phalanx.operations.audit import AUDIT
 from phalanx.operations.callers import CALLERS
 from phalanx.operations.calling import Entrance, Read, Stream, call
+from phalanx.operations.collections import COLLECTIONS
 from phalanx.operations.faces import FACES
 from phalanx.operations.images import IMAGES
 from phalanx.operations.keys import KEYS
@@ -40,7 +41,7 @@ __all__ = [
 PLUGIN_GROUP = "phalanx.operations"
 
 OPERATIONS: tuple[Operation, ...] = (
-    *TEXT, *IMAGES, *FACES, *VECTORS, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
+    *TEXT, *IMAGES, *FACES, *VECTORS, *COLLECTIONS, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
 )  # fmt: skip
 
 
