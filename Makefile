@@ -5,6 +5,8 @@ MODEL ?= all-MiniLM-L6-v2
 FACE_MODELS := blazeface-full-range blazeface-short-range dlib-resnet-v1
 TEST_MODELS := $(CURDIR)/.build/models
 MODEL_FOLDERS := $(addprefix .build/models/,$(MODEL) $(FACE_MODELS))
+PROTOS := $(wildcard proto/phalanx/v1/*.proto)
+SCHEMA := src/phalanx/edges/grpc/schema.binpb
 T ?=
 
 .DEFAULT_GOAL := help
@@ -13,11 +15,11 @@ T ?=
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/runtime ## Install, pull the models, make the database and a first key, and serve on PORT [8000]
+run: .venv/runtime $(SCHEMA) ## Install, pull the models, make the database and a first key, and serve on PORT [8000]
 	@$(BIN)/phalanx init
 	@exec $(BIN)/phalanx serve
 
-test: .venv/dev $(MODEL_FOLDERS) servers ## Run all tests; T=path runs some
+test: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Run all tests; T=path runs some
 	$(BIN)/pytest $(T)
 
 check: .venv/dev ## Lint, types, import contracts, generated documents
@@ -27,16 +29,16 @@ check: .venv/dev ## Lint, types, import contracts, generated documents
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-bench: .venv/dev $(MODEL_FOLDERS) servers ## Measure every claim against the stored baseline; B=name runs one
+bench: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Measure every claim against the stored baseline; B=name runs one
 	$(BIN)/python benchmarks/run.py $(B)
 
-soak: .venv/dev $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load
+soak: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load
 	$(BIN)/python benchmarks/soak.py
 
 fuzz: .venv/dev $(MODEL_FOLDERS) ## Send 10,000 damaged images, or COUNT; SEED=n repeats
 	$(BIN)/python benchmarks/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-chaos: .venv/dev $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats; SHAPE=replicas|redis-journal|supervised
+chaos: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Kill workers, Redis and PostgreSQL under load, 20 times or ROUNDS; SEED=n repeats; SHAPE=replicas|redis-journal|supervised
 	PYTHONPATH=tests $(BIN)/python -m chaos $(TEST_MODELS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(SHAPE),--shape $(SHAPE))
 
 docs: .venv/dev ## Write the documents that are generated from the code
@@ -58,7 +60,7 @@ fmt: .venv/dev ## Format the code and mend what lint can
 	$(BIN)/ruff format .
 
 clean: ## Remove what was built here, .venv included
-	rm -rf .venv .build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(SCHEMA) .venv .build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -74,6 +76,9 @@ clean: ## Remove what was built here, .venv included
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable examples/counting
 	@touch $@
+
+$(SCHEMA): $(PROTOS) hatch_build.py | .venv/runtime
+	$(BIN)/python hatch_build.py
 
 $(MODEL_FOLDERS): .venv/runtime
 	MODEL_DIR=$(TEST_MODELS) $(BIN)/phalanx models pull $(@F)

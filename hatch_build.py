@@ -1,4 +1,7 @@
-"""Writes the build's facts into a wheel: `phalanx/build.json`, which /health shows."""
+"""Makes what a build adds: the gRPC schema out of `proto/`, and in a wheel `phalanx/build.json`, which /health shows.
+
+`python hatch_build.py` makes the schema alone.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,44 @@ import os
 import platform
 import subprocess
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+SCHEMA = Path("src/phalanx/edges/grpc/schema.binpb")
+
+
+def compile_schema(root: Path, into: Path) -> None:
+    """Compile `proto/` into descriptors, of which the edge makes its messages. Raises `RuntimeError` with what is wrong."""
+    from grpc_tools import protoc
+
+    known = files("grpc_tools") / "_proto"
+    sources = sorted(str(path) for path in (root / "proto").rglob("*.proto"))
+    # A worker that starts meanwhile reads the old file or the new one.
+    unfinished = into.with_name(f".{into.name}.{os.getpid()}")
+    words = [
+        "protoc",
+        f"-I{root / 'proto'}",
+        f"-I{known}",
+        "--include_imports",
+        f"--descriptor_set_out={unfinished}",
+        *sources,
+    ]
+    if protoc.main(words) != 0:
+        raise RuntimeError("proto/ does not compile; protoc has said why")
+    unfinished.replace(into)
+
 
 class BuildFactsHook(BuildHookInterface[Any]):
-    """Runs for wheels; an editable install asks git itself."""
+    """Writes the schema beside the code, and for wheels the facts; an editable install asks git itself."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the facts and have them packed."""
+        """Write both and have them packed."""
+        schema = Path(self.root) / SCHEMA
+        compile_schema(Path(self.root), schema)
+        build_data["artifacts"].append(f"/{SCHEMA}")
         if version == "editable":
             return
         facts = {
@@ -45,3 +75,7 @@ class BuildFactsHook(BuildHookInterface[Any]):
 def _now() -> float:
     """SOURCE_DATE_EPOCH, where set, makes builds repeatable."""
     return float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+
+
+if __name__ == "__main__":
+    compile_schema(Path(__file__).parent, Path(__file__).parent / SCHEMA)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from phalanx.app.grpc import grpc_edge, grpc_server
 from phalanx.app.models import MAX_WAITING_TOKENS, TOKEN_BUDGET, open_store
 from phalanx.app.stores import look_at_redis
 from phalanx.app.worker import App, build, http_edge
 
-__all__ = ["MAX_WAITING_TOKENS", "TOKEN_BUDGET", "App", "build", "http_edge", "look_at_redis", "open_store"]
+__all__ = [
+    "MAX_WAITING_TOKENS",
+    "TOKEN_BUDGET",
+    "App",
+    "build",
+    "grpc_edge",
+    "grpc_server",
+    "http_edge",
+    "look_at_redis",
+    "open_store",
+]

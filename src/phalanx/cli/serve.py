@@ -19,14 +19,15 @@ import typer
 import uvloop
 
 import phalanx
-from phalanx.app import App, build, http_edge
+from phalanx.app import App, build, grpc_server, http_edge
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
+from phalanx.edges.grpc.server import GrpcServer
 from phalanx.edges.http.connections import ConnectionLimits
 from phalanx.edges.http.listeners import CannotListen
 from phalanx.edges.http.loop_lag import LoopLagProbe
 from phalanx.edges.http.metrics_server import metrics_server
-from phalanx.edges.http.server import HttpServer
+from phalanx.edges.http.server import Beside, HttpServer
 from phalanx.engines.threads import share_of_cpus
 from phalanx.errors import PhalanxError
 from phalanx.settings import Settings, SettingsError, load, log_format
@@ -59,6 +60,7 @@ class Seat(NamedTuple):
     workers: str
     lifeline: int
     listeners: Sequence[int]
+    grpc_port: int = -1
 
 
 def serve(
@@ -66,8 +68,9 @@ def serve(
     worker: int = typer.Option(0, hidden=True),
     lifeline: int = typer.Option(-1, hidden=True),
     listener: list[int] = typer.Option([], hidden=True),
+    grpc_port: int = typer.Option(-1, hidden=True),
 ) -> None:
-    """Serve over HTTP until SIGTERM or Ctrl-C; a second signal ends the draining at once.
+    """Serve over HTTP, and over gRPC where GRPC_PORT is set, until SIGTERM or Ctrl-C; a second signal ends the draining at once.
 
     Several workers share the port and the metrics listener; SIGHUP then replaces them one after the other.
 
@@ -80,7 +83,7 @@ def serve(
     """
     try:
         if lifeline >= 0:
-            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener)))
+            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener, grpc_port)))
             return
         settings = read_settings({"WORKERS": workers} if workers else None)
         configure_logs(level=settings.log_level, style=log_format(settings))
@@ -93,8 +96,10 @@ def serve(
 
 
 async def _serve_alone(settings: Settings) -> None:
-    async with _worker(settings) as (app, edge):
+    async with _worker(settings) as (app, edge, beside):
         edge.bind()
+        for server in beside:
+            server.bind()
         watched = settings.metrics_enabled
         host, port = settings.prometheus_bind
         metrics = metrics_server(app.metrics.registry, host=host, port=port, log=app.log)
@@ -103,9 +108,10 @@ async def _serve_alone(settings: Settings) -> None:
         app.log.info(
             "listening", version=phalanx.__version__, pid=os.getpid(), host=settings.app_host, port=edge.port,
             metrics_host=host if watched else None, metrics_port=metrics.port if watched else None,
+            grpc_port=beside[0].port if beside else None,
         )  # fmt: skip
         try:
-            await edge.serve_forever()
+            await edge.serve_forever(beside)
         finally:
             if watched:
                 await metrics.drain()
@@ -131,18 +137,29 @@ async def _serve_in(seat: Seat) -> None:
 async def _serve_shared(settings: Settings, seat: Seat, lifeline: Lifeline, fields: Mapping[str, str]) -> None:
     sockets = [socket.socket(fileno=fd) for fd in seat.listeners]
     tell = functools.partial(_tell, lifeline)
-    async with _worker(settings, sockets=sockets, fields=fields, tell_ready=tell) as (app, edge):
+    async with _worker(settings, sockets=sockets, fields=fields, tell_ready=tell, grpc_port=seat.grpc_port) as (
+        app,
+        edge,
+        beside,
+    ):
         if settings.metrics_enabled:
             lifeline.report(functools.partial(snapshot, app.metrics.registry))
         if not await lifeline.until_accepting():
             return
-        await edge.start()
+        servers: list[Beside] = [edge, *beside]
+        for server in servers:
+            await server.start()
         lifeline.update(accepting=True)
         app.log.info("accepting", version=phalanx.__version__, pid=os.getpid(), port=edge.port)
         how = await lifeline.until_draining()
         lifeline.update(ready=False, accepting=not how.at_once)
-        lifeline.on_hurry(edge.hurry)
-        await edge.drain(at_once=how.at_once)
+        lifeline.on_hurry(functools.partial(_hurry, *servers))
+        await asyncio.gather(*(server.drain(at_once=how.at_once) for server in servers))
+
+
+def _hurry(*servers: Beside) -> None:
+    for server in servers:
+        server.hurry()
 
 
 def _tell(lifeline: Lifeline, ready: bool) -> None:
@@ -156,15 +173,20 @@ async def _worker(
     sockets: Sequence[socket.socket] = (),
     fields: Mapping[str, str] | None = None,
     tell_ready: TellReady = lambda ready: None,
-) -> AsyncIterator[tuple[App, HttpServer]]:
+    grpc_port: int = -1,
+) -> AsyncIterator[tuple[App, HttpServer, list[GrpcServer]]]:
     """Open a worker whose models load while its edge may already answer probes."""
     async with build(settings, is_serving=True) as app:
         lag = LoopLagProbe(app.metrics.histogram("phalanx_event_loop_lag_seconds").observe)
-        edge = _edge_server(app, lag, sockets, fields or {})
+        requests = _request_log(app, fields or {})
+        edge = _edge_server(app, lag, sockets, requests)
+        beside = []
+        if settings.grpc_port is not None:
+            beside.append(grpc_server(app, requests=requests, port=grpc_port if grpc_port >= 0 else None))
         lag.start()
         tasks = [asyncio.create_task(work) for work in (_load_and_watch(app), _watch_readiness(app, tell_ready))]
         try:
-            yield app, edge
+            yield app, edge, beside
         finally:
             for task in tasks:
                 task.cancel()
@@ -173,11 +195,9 @@ async def _worker(
     app.log.info("stopped")
 
 
-def _edge_server(
-    app: App, lag: LoopLagProbe, sockets: Sequence[socket.socket], fields: Mapping[str, str]
-) -> HttpServer:
+def _edge_server(app: App, lag: LoopLagProbe, sockets: Sequence[socket.socket], requests: RequestLog) -> HttpServer:
     settings = app.settings
-    edge = http_edge(app, requests=_request_log(app, fields), is_loop_turning=lag.is_turning)
+    edge = http_edge(app, requests=requests, is_loop_turning=lag.is_turning)
     return HttpServer(
         edge, host=settings.app_host, port=settings.port, log=app.log, tls=tls_files(settings), sockets=sockets,
         limits=ConnectionLimits(

@@ -33,8 +33,18 @@ def supervise(settings: Settings) -> int:
     if (files := tls_files(settings)) is not None:
         tls_context(files)
     listeners = bind(settings.app_host, settings.port, setting="PORT")
+    reserved = reserve(settings) if settings.grpc_port is not None else None
     migrate(settings.database)
-    return asyncio.run(_supervise(settings, listeners))
+    return asyncio.run(_supervise(settings, listeners, reserved.getsockname()[1] if reserved else None))
+
+
+def reserve(settings: Settings) -> socket.socket:
+    """Bind the port that every worker's gRPC edge is to share, without listening. Raises `CannotListen`.
+
+    Bound here, a port that another program has is found before the first worker starts, and a free one is the same for all.
+    """
+    assert settings.grpc_port is not None
+    return bind(settings.app_host, settings.grpc_port, setting="GRPC_PORT", shared=True)[0]
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
@@ -44,13 +54,16 @@ def tls_files(settings: Settings) -> TlsFiles | None:
     return TlsFiles(settings.tls_cert_file, settings.tls_key_file)
 
 
-async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> int:
+async def _supervise(settings: Settings, listeners: Sequence[socket.socket], grpc_port: int | None) -> int:
     log = structlog.get_logger("phalanx")
     drain_s = settings.drain_delay_secs + settings.drain_timeout_secs + CLOSING_S
     silence_s = settings.worker_timeout_secs
     supervisor = Supervisor(
         # Without the working directory among the places that modules come from.
-        [sys.executable, "-P", "-m", "phalanx.cli", "serve", "--workers", str(settings.workers)],
+        [
+            sys.executable, "-P", "-m", "phalanx.cli", "serve", "--workers", str(settings.workers),
+            *(("--grpc-port", str(grpc_port)) if grpc_port is not None else ()),
+        ],
         workers=settings.workers, listeners=listeners, log=log,
         patience=Patience(silence_s=silence_s, start_silence_s=max(silence_s, START_SILENCE_S), drain_s=drain_s),
     )  # fmt: skip
@@ -64,7 +77,7 @@ async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> 
     log.info(
         "listening", version=phalanx.__version__, pid=os.getpid(), host=settings.app_host,
         port=listeners[0].getsockname()[1], metrics_host=host if watched else None,
-        metrics_port=metrics.port if watched else None, workers=settings.workers,
+        metrics_port=metrics.port if watched else None, grpc_port=grpc_port, workers=settings.workers,
     )  # fmt: skip
     try:
         return await supervisor.run()

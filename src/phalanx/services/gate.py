@@ -174,7 +174,7 @@ class Gate:
             permits.take()
         now, started = self._clock.now(), self._clock.monotonic()
         self._open_calls.open(call.id, now)
-        deadline = started + self._timeout_s if computed and not streaming else NO_DEADLINE
+        deadline = min(started + self._timeout_s, call.deadline) if computed and not streaming else NO_DEADLINE
         return Ticket(
             call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
             call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(),

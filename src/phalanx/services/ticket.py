@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -95,12 +96,14 @@ class Call:
     """One call under way, as its edge sees it: what it sent, and what became of it so far.
 
     `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
-    is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns.
+    is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns. `deadline`, in
+    seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later.
     """
 
     credential: Credential
     request_id: str
     idempotency_key: str | None = None
+    deadline: float = math.inf
     fingerprint: bytes = b""
     caller: Caller | None = None
     id: str = ""

@@ -51,6 +51,11 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def port_or_off(raw: str) -> int | None:
+    """A port, or None for `off`."""
+    return None if raw.lower() == "off" else integer(0, 65535)(raw)
+
+
 def flag(raw: str) -> bool:
     """A yes or no."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}

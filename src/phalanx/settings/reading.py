@@ -116,6 +116,14 @@ def _contradictions(settings: Settings) -> list[str]:
             "TLS_CERT_FILE and TLS_KEY_FILE go together; set both or neither.",
         ),
         (
+            settings.tls_client_ca_file is not None and settings.tls_cert_file is None,
+            "TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE.",
+        ),
+        (
+            settings.grpc_port is not None and settings.grpc_port == settings.port != 0,
+            f"GRPC_PORT and PORT are both {settings.port}; each edge needs one of its own.",
+        ),
+        (
             settings.workers > 1 and not settings.is_shared,
             "WORKERS: more than one process needs shared stores; set DATABASE_URL to a PostgreSQL database and REDIS_URL.",
         ),
@@ -140,6 +148,7 @@ def _contradictions(settings: Settings) -> list[str]:
     files = {
         "TLS_CERT_FILE": settings.tls_cert_file,
         "TLS_KEY_FILE": settings.tls_key_file,
+        "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
         "TIERS_FILE": settings.tiers_file,
     }
     found += [

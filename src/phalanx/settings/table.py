@@ -26,6 +26,7 @@ from phalanx.settings.parsing import (
     number,
     origins,
     path,
+    port_or_off,
     redis_url,
     rust_log,
     scopes,
@@ -57,6 +58,7 @@ class Settings:
     # fmt: off
     # Serving
     port: Annotated[int, Variable("PORT", integer(0, 65535), "port of the HTTP edge; 0 takes a free one", ("APP_PORT",))] = 8000
+    grpc_port: Annotated[int | None, Variable("GRPC_PORT", port_or_off, "port of the gRPC edge, on APP_HOST too; 0 takes a free one")] = None
     app_host: Annotated[str, Variable("APP_HOST", text, "address to listen on")] = "127.0.0.1"
     workers: Annotated[int, Variable("WORKERS", integer(1, 256), "worker processes")] = 1
     worker_timeout_secs: Annotated[float, Variable("WORKER_TIMEOUT_SECS", number(1, 3600), "of several workers, one whose event loop has not turned for so many seconds is killed and replaced")] = 10.0
@@ -66,6 +68,7 @@ class Settings:
     data_dir: Annotated[Path, Variable("DATA_DIR", path, "folder for the database, the usage journal and models")] = dataclasses.field(default_factory=user_data_dir)
     tls_cert_file: Annotated[Path | None, Variable("TLS_CERT_FILE", path, "certificate chain, PEM; with TLS_KEY_FILE the edge speaks TLS 1.2 or later")] = None
     tls_key_file: Annotated[Path | None, Variable("TLS_KEY_FILE", path, "private key of the certificate, PEM")] = None
+    tls_client_ca_file: Annotated[Path | None, Variable("TLS_CLIENT_CA_FILE", path, "certificates, PEM; callers of the gRPC edge must show one that is signed by these (mutual TLS)")] = None
     git_sha: Annotated[str, Variable("GIT_SHA", text, "commit shown by /health when the package does not know its own")] = ""
 
     # Limits of a request
@@ -179,9 +182,7 @@ class Settings:
 
 UNUSED = frozenset(
     {
-        "GRPC_PORT",
         "SERVICES",
-        "TLS_CLIENT_CA_FILE",
         "FALLBACK",
         "QUEUE_REDIS_URL",
         "QDRANT_URL",

@@ -17,8 +17,10 @@ class CannotListen(Exception):
     """An address cannot be bound. The message names it, the reason and the setting to change."""
 
 
-def bind(host: str, port: int, *, setting: str) -> list[socket.socket]:
+def bind(host: str, port: int, *, setting: str, shared: bool = False) -> list[socket.socket]:
     """Bind every address of `host`, at one port, and return the sockets, listening. Port 0 takes a free one.
+
+    A `shared` port is bound by several processes (SO_REUSEPORT), each of which listens for itself: this one does not.
 
     The kernel queues connections from here on, so that who comes while models load waits and is not turned
     away. Raises `CannotListen`; `setting` is the variable that it names.
@@ -32,7 +34,7 @@ def bind(host: str, port: int, *, setting: str) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in sorted({(family, address[0]) for family, *_, address in found}):
-            _bind_one(sockets, family, str(address), sockets[0].getsockname()[1] if sockets else port)
+            _bind_one(sockets, family, str(address), sockets[0].getsockname()[1] if sockets else port, shared)
     except OSError as refused:
         for bound in sockets:
             bound.close()
@@ -40,15 +42,16 @@ def bind(host: str, port: int, *, setting: str) -> list[socket.socket]:
     return sockets
 
 
-def _bind_one(sockets: list[socket.socket], family: int, address: str, port: int) -> None:
+def _bind_one(sockets: list[socket.socket], family: int, address: str, port: int, shared: bool) -> None:
     # With the protocol named, asyncio too sets TCP_NODELAY on what is accepted.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
-        listener.listen(BACKLOG)
+        if not shared:
+            listener.listen(BACKLOG)
     except OSError as refused:
         listener.close()
         # A name such as localhost may have an address of a family that this machine does not run.

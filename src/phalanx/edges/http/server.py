@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from uvicorn.config import Config
 
@@ -29,6 +29,22 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 CANCELLED_S = 2.0
 """Seconds that cancelled calls are given to clean up, before their connections are dropped."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Beside(Protocol):
+    """A server of another protocol that starts, drains and hurries with this one."""
+
+    async def start(self) -> None:
+        """Begin to accept. Raises `CannotListen`."""
+        ...
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Stop in order."""
+        ...
+
+    def hurry(self) -> None:
+        """Give up waiting."""
+        ...
 
 
 class TlsFiles(NamedTuple):
@@ -122,22 +138,28 @@ class HttpServer:
             )  # fmt: skip
             self._listeners.append(server)
 
-    async def serve_forever(self) -> None:
-        """Start, wait for SIGTERM or SIGINT, drain and return. A second signal ends the draining at once."""
+    async def serve_forever(self, beside: Sequence[Beside] = ()) -> None:
+        """Start, wait for SIGTERM or SIGINT, drain and return. A second signal ends the draining at once.
+
+        What is `beside` is started and stopped along with it.
+        """
         asked = asyncio.Event()
 
         def ask() -> None:
             if asked.is_set():
-                self.hurry()
+                for server in (self, *beside):
+                    server.hurry()
             asked.set()
 
+        servers: list[Beside] = [self, *beside]
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, ask)
         try:
-            await self.start()
+            for server in servers:
+                await server.start()
             await asked.wait()
-            await self.drain()
+            await asyncio.gather(*(server.drain() for server in servers))
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)

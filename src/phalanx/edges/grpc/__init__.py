@@ -1,0 +1,1 @@
+"""The gRPC edge: the rows of the table as services of protocol buffers."""

@@ -1,0 +1,114 @@
+"""One call over gRPC: who sent it, what it asked for, what is said at its end."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+from urllib.parse import unquote
+
+from phalanx.edges.grpc.status import Metadata, call_metadata
+from phalanx.edges.http.auth import credential_of
+from phalanx.edges.http.fields import fold
+from phalanx.edges.http.request_id import request_id
+from phalanx.errors import DeadlineExceeded, InvalidRequest
+from phalanx.operations import Operation
+from phalanx.services.ticket import Call
+
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+
+
+class Exchange:
+    """A call under way: `context` is grpc.aio's, `call` what the gate sees of it once `open_call` was."""
+
+    __slots__ = (
+        "address", "bytes_in", "bytes_out", "call", "context", "id_name", "operation", "received_at", "request_id",
+        "sent", "status", "tag",
+    )  # fmt: skip
+
+    def __init__(self, context: Any, operation: Operation, id_name: str) -> None:
+        self.received_at = time.perf_counter()
+        self.context = context
+        self.operation = operation
+        self.id_name = id_name
+        fields = [
+            (name.encode(), value if isinstance(value, bytes) else value.encode("utf-8", "replace"))
+            for name, value in context.invocation_metadata()
+        ]
+        self.sent = dict(fields)
+        if len(self.sent) != len(fields):
+            # The first of what was sent twice names the call until `open_call` has looked at it.
+            self.sent = {}
+            for name, value in fields:
+                self.sent.setdefault(name, value)
+            self.sent[_REPEATED] = b""
+        self.request_id = request_id(self.sent.get(id_name.encode()))
+        self.address = address_of(context.peer())
+        self.call: Call | None = None
+        self.status = "CANCELLED"
+        self.tag = "ok"
+        self.bytes_in = self.bytes_out = 0
+
+    def open_call(self) -> Call:
+        """Return the call as the gate is to see it. Raises `Unauthenticated`, `InvalidRequest` and `DeadlineExceeded`."""
+        if self.sent.pop(_REPEATED, None) is not None:
+            fold((name.encode(), b"") for name, _ in self.context.invocation_metadata())
+        call = Call(credential_of(self.sent, self.address), self.request_id)
+        key = self.sent.get(b"idempotency-key")
+        if key is not None and self.operation.method == "POST":
+            if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS or not key.isascii():
+                raise InvalidRequest(f"idempotency-key must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} ASCII characters")
+            call.idempotency_key = key.decode()
+        left = self.context.time_remaining()
+        if left is not None:
+            if left <= 0:
+                raise DeadlineExceeded("the call's own deadline had passed when it arrived")
+            call.deadline = time.monotonic() + left
+        self.call = call
+        return call
+
+    def metadata(self) -> Metadata:
+        """Return the trailing metadata as of now."""
+        return tuple(call_metadata(self.call, self.id_name, self.request_id, self.received_at))
+
+    def log_line(self) -> dict[str, Any]:
+        """Return the fields of the canonical line, under the names that they have for HTTP."""
+        line: dict[str, Any] = {
+            "request_id": self.request_id,
+            "method": "gRPC",
+            "route": self.operation.grpc,
+            "operation": self.operation.name,
+            "dialect": "grpc",
+            "status": self.status,
+            "code": self.tag,
+            "ms": round((time.perf_counter() - self.received_at) * 1e3, 3),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "address": self.address,
+        }
+        call = self.call
+        if call is not None and call.caller is not None:
+            line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
+        meter = call.meter if call is not None else None
+        if meter is not None:
+            line |= {
+                "tokens": meter.tokens,
+                "items": meter.items,
+                "cached": meter.cached,
+                "model": meter.model,
+                "queue_ms": round(meter.queue_s * 1e3, 3),
+                "engine_ms": round(meter.engine_s * 1e3, 3),
+            }
+        return line
+
+
+_REPEATED = b" repeated"
+
+
+@functools.lru_cache(4096)
+def address_of(peer: str) -> str:
+    """Return the address in what gRPC calls a peer, `ipv4:192.0.2.7:1234`, `ipv6:%5B2001:db8::1%5D:1234`; empty without one."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].strip("[]")

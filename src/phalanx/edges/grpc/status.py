@@ -1,0 +1,80 @@
+"""Errors as statuses of gRPC, with the details of google.rpc that clients know how to read, and what answers say of themselves."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from phalanx.edges.http.limit_headers import limit_headers
+from phalanx.errors import PhalanxError
+from phalanx.services.ticket import Call
+
+DOMAIN = "phalanx"
+"""Of `ErrorInfo`: whose codes these are."""
+MAX_DETAIL_CHARS = 1024
+"""Of an error's sentence: trailing metadata has a limit in every client, of 8 KiB in most."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def status_code(error: PhalanxError) -> grpc.StatusCode:
+    """Return the status of an error, by the table of errors."""
+    return _code(error.row.grpc)
+
+
+@functools.cache
+def _code(name: str) -> grpc.StatusCode:
+    return grpc.StatusCode[name]
+
+
+def error_metadata(error: PhalanxError, request_id: str) -> Metadata:
+    """Return `grpc-status-details-bin` with `ErrorInfo` (its reason is our code), and what else helps, and `retry-after`."""
+    details: list[Message] = [
+        ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"request_id": request_id}),
+        RequestInfo(request_id=request_id),
+    ]
+    if error.param is not None:
+        violation = BadRequest.FieldViolation(field=error.param, description=error.detail[:MAX_DETAIL_CHARS])
+        details.append(BadRequest(field_violations=[violation]))
+    extra: list[tuple[str, str | bytes]] = []
+    if error.retry_after_s is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromMicroseconds(max(1, round(error.retry_after_s * 1e6)))
+        details.append(retry)
+        extra.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+    status = Status(code=status_code(error).value[0], message=error.detail[:MAX_DETAIL_CHARS])
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return (("grpc-status-details-bin", status.SerializeToString()), *extra)
+
+
+def call_metadata(
+    call: Call | None, id_name: str, request_id: str, received_at: float
+) -> list[tuple[str, str | bytes]]:
+    """Return what every answer says: the request's id, times in milliseconds, the model, limits. `received_at` is perf_counter's."""
+    total = (time.perf_counter() - received_at) * 1e3
+    meter = call.meter if call else None
+    if call is None or meter is None:
+        found: list[tuple[str, str | bytes]] = [(id_name, request_id), ("server-timing", f"total;dur={total:.3f}")]
+    else:
+        timing = f"queue;dur={meter.queue_s * 1e3:.3f}, engine;dur={meter.engine_s * 1e3:.3f}, total;dur={total:.3f}"
+        found = [(id_name, request_id), ("server-timing", timing)]
+        if meter.model:
+            found += (("x-model", meter.model), ("x-model-version", meter.model_version))
+    if call is not None:
+        if call.grant is not None:
+            found += ((name.decode(), value.decode()) for name, value in limit_headers(call.grant))
+        if call.warning:
+            found.append(("x-quota-warning", call.warning.encode("ascii", "replace").decode()))
+        if call.replayed:
+            found.append(("idempotency-replayed", "true"))
+    return found
