@@ -26,6 +26,7 @@ SCRIPTS = (
     "tokens",
     "architectures",
     "face_vectors",
+    "faces",
     "similarity",
     "memory",
     "admission",

@@ -27,15 +27,14 @@ class Square(NamedTuple):
 
 def letterbox(image: Image, size: int) -> Square:
     """Return the whole image in the middle of a square of `size` pixels, with black beside it."""
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    # Without the mean over areas, keypoints move by up to 22 pixels.
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scale = size / max(image.shape[:2])
+    wide, high = (max(1, round(side * scale)) for side in image.shape[1::-1])
+    part, divisor = averaged(image, min(image.shape[1] / wide, image.shape[0] / high))
+    height, width = part.shape[0] * divisor, part.shape[1] * divisor
     square = np.zeros((size, size, 3), dtype=np.uint8)
     left, top = (size - wide) // 2, (size - high) // 2
-    square[top : top + high, left : left + wide] = cv2.resize(image, (wide, high), interpolation=how)
-    # By the sizes as rounded, not by the scale.
+    square[top : top + high, left : left + wide] = cv2.resize(part, (wide, high), interpolation=cv2.INTER_LINEAR)
+    # By the sizes as rounded and as averaged, not by the scale.
     across, down = width / wide, height / high
     return Square(square, np.array([[size * across, 0, -left * across], [0, size * down, -top * down]]))
 
@@ -67,6 +66,24 @@ def cut_square(image: Image, centre: tuple[float, float], side: float, angle: fl
         part, np.column_stack((linear, shift)), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
     return Square(pixels.astype(np.uint8, copy=False), to_image)
+
+
+def averaged(image: Image, shrink: float) -> tuple[Image, int]:
+    """Return an image as means over squares of its pixels, and their side: as large a power of two as `shrink` allows.
+
+    What is left, less than a half, bilinear sampling may do for a first look: together they take a seventh of the time of means
+    over parts of pixels, and the second look's landmarks are nearly as steady (0.0152 of a face's width between an image
+    and its mirror image, 0.0147 with those). Bilinear alone moves them by up to 22 pixels. Rows and columns that fill no
+    square are left out.
+    """
+    divisor = 1
+    while 2 * divisor <= shrink and 2 * divisor <= min(image.shape[:2]):
+        divisor *= 2
+    if divisor == 1:
+        return image, 1
+    high, wide = image.shape[0] // divisor, image.shape[1] // divisor
+    whole = image[: high * divisor, : wide * divisor]
+    return cv2.resize(whole, (wide, high), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False), divisor
 
 
 def scaled_chip(image: Image, side: int) -> Image:
