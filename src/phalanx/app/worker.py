@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from phalanx.app.collections import take_up_collections
 from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, open_registry, open_store
 from phalanx.app.services import open_services
 from phalanx.app.stores import Stores, Surroundings, open_stores
@@ -127,6 +128,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         entrance = Entrance(gate, services, stores.idempotency, trail)
         if is_serving:
             around.keep_running(soft_quotas.watch())
+            around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
         yield App(
