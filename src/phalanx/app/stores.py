@@ -23,6 +23,7 @@ from phalanx.ports import (
     Limiter,
     OrganisationStore,
     ResultCache,
+    Rollcall,
     SessionStore,
     UsageLedger,
     UsageLog,
@@ -42,6 +43,7 @@ from phalanx.stores.memory.broadcast import MemoryBroadcast
 from phalanx.stores.memory.cache import MemoryCache, size_of
 from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
 from phalanx.stores.memory.limiter import MemoryLimiter
+from phalanx.stores.memory.rollcall import MemoryRollcall
 from phalanx.stores.qdrant.edge import EdgeVectorStore
 from phalanx.stores.qdrant.refused import RefusedVectorStore
 from phalanx.stores.redis.broadcast import RedisBroadcast
@@ -50,6 +52,7 @@ from phalanx.stores.redis.client import Redis, eviction_warning, open_redis, red
 from phalanx.stores.redis.idempotency import RedisIdempotencyStore
 from phalanx.stores.redis.journal import RedisJournal
 from phalanx.stores.redis.limiter import RedisLimiter
+from phalanx.stores.redis.rollcall import RedisRollcall
 from phalanx.stores.redis.workers import RedisWorkers
 from phalanx.stores.sql.audit import SqlAuditLog
 from phalanx.stores.sql.changes import SqlChangeFeed
@@ -93,6 +96,7 @@ class Stores:
     collections: CollectionStore
     idempotency: IdempotencyStore
     vectors: VectorStore
+    rollcall: Rollcall
     dependencies: dict[str, Dependency]
     is_shared: bool
 
@@ -136,6 +140,7 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
     if redis is not None:
         dependencies["redis"] = Dependency(_ping(redis), None)
     return Stores(
+        rollcall=MemoryRollcall(around.clock) if redis is None else RedisRollcall(redis),
         keys=SqlKeyStore(database), users=SqlUserStore(database), organisations=SqlOrganisationStore(database),
         sessions=SqlSessionStore(database), changes=SqlChangeFeed(database), audit=SqlAuditLog(database), usage=usage,
         limiter=await _open_limiter(around, redis, usage),

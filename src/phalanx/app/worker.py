@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from phalanx.edges.http.system import Documents, SystemEndpoints
 from phalanx.ids import Uuid7
 from phalanx.operations import Entrance, Operation, Services, table
 from phalanx.ports import Limiter, UsageLedger
+from phalanx.services.agreement import Agreement
 from phalanx.services.audit_trail import AuditTrail
 from phalanx.services.face_models import FaceModels
 from phalanx.services.gate import Gate, OpenCalls
@@ -120,6 +122,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         rollouts = Rollouts(
             models.lines, models.store.pointer_marks, health, metrics=metrics, log=log,
             linger_s=settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
+            agreement=Agreement(stores.rollcall, f"{health.worker_id}-{secrets.token_hex(4)}", log=log),
         )  # fmt: skip
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         news = HeardHere(keyring, stores.broadcast)

@@ -230,15 +230,7 @@ async def _load_and_watch(app: App) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_S)
-    app.rollouts.on_freed = _collect
     await asyncio.gather(app.health.watch(), app.rollouts.watch())
-
-
-def _collect() -> None:
-    """Collect what a model has left behind, also of what was out of the collector's sight."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 async def _watch_readiness(app: App, tell: TellReady) -> None:

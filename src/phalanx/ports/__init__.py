@@ -29,6 +29,7 @@ from phalanx.ports.limits import (
     SharedLimiter,
     Workers,
 )
+from phalanx.ports.rollcall import Rollcall
 from phalanx.ports.usage import Books, SumKey, UsageLedger, UsageLog, UsageQuery
 from phalanx.ports.vectors import CollectionRecord, CollectionStore, Distance, Hit, Point, VectorStore
 
@@ -60,6 +61,7 @@ __all__ = [
     "RateDecision",
     "RatePolicy",
     "ResultCache",
+    "Rollcall",
     "SessionStore",
     "SharedLimiter",
     "Submission",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from phalanx.engines.runner import Runner
 from phalanx.errors import PhalanxError
+from phalanx.services.agreement import Agreement
 from phalanx.services.health import HealthService
 from phalanx.services.serving import Roster, ServedModel, Share
 from phalanx.telemetry import Log, Metrics
@@ -51,7 +52,7 @@ class Rollouts:
     of the new versions fails is refused as a whole: what served before goes on. Of the first versions of a line, those
     serve that can. Versions that are out of traffic are stopped once no call holds them, or after `linger_s` seconds,
     which is as long as a call may take; what still waits in their queue is given `drain_s`. The next change of any line
-    waits for that, so that no more than one model is in memory twice.
+    waits for that, so that no more than one model is in memory twice. Several workers swap together: `agreement`.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class Rollouts:
         log: Log,
         linger_s: float,
         drain_s: float,
-        on_freed: Callable[[], None] = lambda: None,
+        agreement: Agreement,
     ) -> None:
-        self.on_freed = on_freed
+        self._agreement = agreement
         self._lines = lines
         self._marks = marks
         self._health = health
@@ -91,12 +92,16 @@ class Rollouts:
 
     async def watch(self) -> None:
         """Follow the store until cancelled."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                await self.look()
-            except Exception:
-                self._log.exception("models not followed")
+        beating = asyncio.create_task(self._agreement.beat())
+        try:
+            while True:
+                await asyncio.sleep(WATCH_S)
+                try:
+                    await self.look()
+                except Exception:
+                    self._log.exception("models not followed")
+        finally:
+            beating.cancel()
 
     async def look(self) -> None:
         """Follow what has changed in the store since the last look."""
@@ -117,6 +122,7 @@ class Rollouts:
         ]  # fmt: skip
         await asyncio.gather(*(self._end(served.runner, served.release) for served in left))
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._agreement.close()
 
     def _note(self, line: Line, marks: Marks) -> bool:
         """Remember what a line is loaded by; return whether the model is one that should be here."""
@@ -139,13 +145,24 @@ class Rollouts:
             return
         if fresh and self._retiring:
             await asyncio.wait(self._retiring)
+        plan = ",".join(f"{version}={weight:g}" for version, weight in weights.items())
+        if serving:
+            await self._agreement.loads(line.name, plan)
         loaded, refusals = await self._load_all(line, fresh, stop_at_first=bool(serving))
+        if not refusals and fresh and serving:
+            for version in loaded:
+                self._log.info("model warm", model=line.name, version=version)
+            if why := await self._agreement.reach(line.name, plan):
+                refusals = {fresh[0].version: why}
+        elif refusals and serving:
+            await self._agreement.refuses(line.name, plan, next(iter(refusals.values())))
         if refusals and (serving or not loaded):
             self._refuse(line, refusals)
             await self._end_all(loaded)
             return
         by_version = {version: share.served for version, share in serving.items()} | loaded
         self._swap(line, [Share(by_version[one.version], one.weight) for one in wanted if one.version in by_version])
+        await self._agreement.serves(line.name, plan)
         self._health.accept(line.name)
         for version, reason in refusals.items():
             self._say_refused(line, version, reason)
@@ -226,7 +243,6 @@ class Rollouts:
         if not self._is_served(name, version):
             self._health.forget(name, version)
         del runner, release
-        self.on_freed()
         self._log.info("model freed", model=name, version=version)
 
     async def _end(self, runner: Runner[Any, Any], release: Callable[[], None]) -> None:
