@@ -117,6 +117,16 @@ class NoFace(PhalanxError):
     row = ErrorRow("no_face", 422, "FAILED_PRECONDITION", "no", "There is no face in the image.")
 
 
+class LowQuality(PhalanxError):
+    row = ErrorRow(
+        "low_quality", 422, "FAILED_PRECONDITION", "no", "The face is not good enough; the detail says in which respects."
+    )
+
+
+class SeveralFaces(PhalanxError):
+    row = ErrorRow("several_faces", 422, "FAILED_PRECONDITION", "no", "There are several faces where one was wanted.")
+
+
 class IdempotencyMismatch(PhalanxError):
     row = ErrorRow(
         "idempotency_mismatch", 422, "FAILED_PRECONDITION", "no", "The Idempotency-Key was used for another request."

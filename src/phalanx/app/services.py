@@ -16,6 +16,7 @@ from phalanx.services.collections import CollectionRegistry, CollectionService
 from phalanx.services.face_finding import FaceFinder
 from phalanx.services.face_models import FaceModels
 from phalanx.services.faces import FaceService
+from phalanx.services.gallery import GalleryService
 from phalanx.services.health import HealthService
 from phalanx.services.images import ImageIntake, ImageService
 from phalanx.services.keys import KeyService
@@ -62,10 +63,11 @@ def open_services(
     carrier, moves = Carrier(stores.vectors, text_vectors), Moves()
     around.closing.push_async_callback(moves.close)
     finder = FaceFinder(face_models, intake)
+    faces = FaceService(face_models, finder, intake, _results(around, stores.results))
     return Services(
         text=text,
         images=ImageService(intake, finder.largest),
-        faces=FaceService(face_models, finder, intake, _results(around, stores.results)),
+        faces=faces, gallery=GalleryService(collections, face_models, finder, faces, clock),
         vectors=_vector_service(around),
         collections=CollectionService(collections, contracts, clock),
         points=PointService(collections, text_vectors, carrier),

@@ -15,6 +15,7 @@ from phalanx.operations.callers import CALLERS
 from phalanx.operations.calling import Entrance, Read, Stream, call
 from phalanx.operations.collections import COLLECTIONS
 from phalanx.operations.faces import FACES
+from phalanx.operations.gallery import GALLERY
 from phalanx.operations.images import IMAGES
 from phalanx.operations.keys import KEYS
 from phalanx.operations.models import MODELS
@@ -41,7 +42,7 @@ __all__ = [
 PLUGIN_GROUP = "phalanx.operations"
 
 OPERATIONS: tuple[Operation, ...] = (
-    *TEXT, *IMAGES, *FACES, *VECTORS, *COLLECTIONS, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
+    *TEXT, *IMAGES, *FACES, *VECTORS, *COLLECTIONS, *GALLERY, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
 )  # fmt: skip
 
 

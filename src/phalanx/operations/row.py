@@ -12,6 +12,7 @@ import msgspec
 from phalanx.services.audit import AuditService
 from phalanx.services.collections import CollectionService
 from phalanx.services.faces import FaceService
+from phalanx.services.gallery import GalleryService
 from phalanx.services.gate import Admits
 from phalanx.services.health import HealthService
 from phalanx.services.images import ImageService
@@ -51,6 +52,7 @@ class Services:
     text: TextService
     images: ImageService
     faces: FaceService
+    gallery: GalleryService
     vectors: VectorService
     collections: CollectionService
     points: PointService
