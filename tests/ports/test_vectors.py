@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from phalanx.ports import Distance, Point, VectorStore
 from phalanx.stores.memory.vectors import MemoryVectorStore
 from phalanx.stores.qdrant.edge import EdgeVectorStore
+from phalanx.stores.qdrant.opening import open_qdrant
+from servers.qdrant import REAL_SERVER, QdrantStandIn
 
 pytestmark = pytest.mark.anyio
 
@@ -34,12 +36,42 @@ async def edge(folder: Path) -> AsyncIterator[VectorStore]:
     await store.close()
 
 
-@pytest.fixture(params=["memory", "edge"])
+@asynccontextmanager
+async def on_server(url: str, api_key: str = "") -> AsyncIterator[VectorStore]:
+    """A store on a server, without the places of other tests."""
+    store = await open_qdrant(url, api_key)
+    for place in await store.places():
+        await store.drop(place)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[QdrantStandIn]:
+    """What speaks as a Qdrant server does; see there for what it is not."""
+    server = QdrantStandIn(api_key="a key")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+ADAPTERS = ["memory", "edge", "stand-in", *(["server"] if REAL_SERVER else [])]
+
+
+@pytest.fixture(params=ADAPTERS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorStore]:
     if request.param == "memory":
         yield MemoryVectorStore()
         return
-    async with edge(tmp_path / "vectors") as opened:
+    if request.param == "edge":
+        opening = edge(tmp_path / "vectors")
+    elif request.param == "stand-in":
+        opening = on_server(request.getfixturevalue("stand_in").url, "a key")
+    else:
+        opening = on_server(REAL_SERVER)
+    async with opening as opened:
         yield opened
 
 
@@ -495,5 +527,81 @@ async def test_what_was_kept_is_there_when_it_is_opened_again(tmp_path: Path) ->
         assert [(p.id, p.payload) for p in after] == [(p.id, p.payload) for p in before]
         assert all(np.array_equal(known(a.vector), known(b.vector)) for a, b in zip(after, before, strict=True))
         assert await second.tally("a", "k", limit=5) == [("w1", 25), ("w0", 24)]
+        # And it can be changed: operations are numbered on, or the engine would take these for old ones.
+        await second.delete("a", [name(n) for n in range(10)])
+        await second.upsert("a", [Point(name(10), drawn(1)[0], {"k": "new"})])
+        assert await second.tally("a", "k", limit=5) == [("w1", 20), ("w0", 19), ("new", 1)]
         with pytest.raises(Conflict):
             await second.create("a", dimensions=9, distance="cosine")
+
+
+# A server that goes and comes back
+
+
+async def test_a_server_that_is_gone_is_unavailable_and_serves_again_when_it_is_back(stand_in: QdrantStandIn) -> None:
+    async with on_server(stand_in.url, "a key") as store:
+        await store.create("a", dimensions=8, distance="cosine", indexed=["k"])
+        rows, acknowledged, refused = drawn(2_000), set[int](), set[str]()
+        is_over = asyncio.Event()
+
+        async def write(first: int) -> None:
+            for n in range(first, 2_000, 4):
+                if is_over.is_set():
+                    return
+                try:
+                    await store.upsert("a", [Point(name(n), rows[n], {"n": n})])
+                    acknowledged.add(n)
+                except Unavailable as error:
+                    refused.add(error.detail)
+                await asyncio.sleep(0.005)
+
+        writers = [asyncio.create_task(write(first)) for first in range(4)]
+        await asyncio.sleep(0.4)
+        await asyncio.to_thread(stand_in.kill)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await store.ping()
+        await asyncio.to_thread(stand_in.start)
+        before = len(acknowledged)
+        async with asyncio.timeout(30):
+            while len(acknowledged) < before + 50:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        is_over.set()
+        await asyncio.gather(*writers)
+        kept = {point.payload["n"] for point in await store.scroll("a", limit=5_000)}
+        assert before > 0
+        assert not [detail for detail in refused if "127.0.0.1" in detail]
+        assert acknowledged <= kept
+
+
+async def test_a_server_that_comes_back_soon_is_waited_for(stand_in: QdrantStandIn) -> None:
+    async with on_server(stand_in.url, "a key") as store:
+        await store.create("a", dimensions=8, distance="cosine")
+        await asyncio.to_thread(stand_in.kill)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("phalanx.stores.qdrant.server.PAUSES_S", (0.5,) * 60)
+            asked = asyncio.create_task(store.count("a"))
+            await asyncio.to_thread(stand_in.start)
+            assert await asked == 0
+
+
+async def test_a_key_that_the_server_refuses_is_said(stand_in: QdrantStandIn) -> None:
+    for key in ("", "another key"):
+        store = await open_qdrant(stand_in.url, key)
+        with pytest.raises(Unavailable, match="refused the credentials"):
+            await store.places()
+        await store.close()
+    with_key = await open_qdrant(stand_in.url.replace("http://", "http://a%20key@"))
+    assert all(place.isidentifier() for place in await with_key.places())
+    await with_key.close()
+
+
+async def test_a_place_that_another_worker_makes_anew_is_seen(stand_in: QdrantStandIn) -> None:
+    async with on_server(stand_in.url, "a key") as one, on_server(stand_in.url, "a key") as other:
+        await one.create("a", dimensions=8, distance="cosine")
+        await one.upsert("a", points(drawn(1)))
+        await other.drop("a")
+        with pytest.raises(NotFound):
+            await one.count("a")
+        await other.create("a", dimensions=4, distance="dot", indexed=["k"])
+        await one.upsert("a", points(drawn(1, 4), lambda n: {"k": "w"}))
+        assert await other.tally("a", "k", limit=1) == [("w", 1)]

@@ -45,6 +45,7 @@ from phalanx.stores.memory.idempotency import MemoryIdempotencyStore
 from phalanx.stores.memory.limiter import MemoryLimiter
 from phalanx.stores.memory.rollcall import MemoryRollcall
 from phalanx.stores.qdrant.edge import EdgeVectorStore
+from phalanx.stores.qdrant.opening import open_qdrant
 from phalanx.stores.qdrant.refused import RefusedVectorStore
 from phalanx.stores.redis.broadcast import RedisBroadcast
 from phalanx.stores.redis.cache import RESULTS, VECTORS, RedisCache
@@ -137,6 +138,10 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
     usage = await _open_usage(around, database, redis, oldest_open)
     cache, results = _open_caches(around)
     dependencies = {"database": Dependency(database.ping, GRACE_S)}
+    vectors = await _open_vectors(around)
+    if settings.qdrant_url is not None:
+        # Collections answer 503 without it; everything else serves.
+        dependencies["qdrant"] = Dependency(vectors.ping, None)
     if redis is not None:
         dependencies["redis"] = Dependency(_ping(redis), None)
     return Stores(
@@ -146,9 +151,18 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
         limiter=await _open_limiter(around, redis, usage),
         broadcast=MemoryBroadcast() if redis is None else RedisBroadcast(redis, log=around.log),
         cache=cache, results=results, idempotency=_open_idempotency(around, redis, secret),
-        collections=SqlCollectionStore(database), vectors=_open_vectors(around), dependencies=dependencies,
+        collections=SqlCollectionStore(database), vectors=vectors, dependencies=dependencies,
         is_shared=redis is not None,
     )  # fmt: skip
+
+
+async def look_at_qdrant(url: str, api_key: str) -> None:
+    """Return when the Qdrant server that a setting names answers and takes the key. Raises `Unavailable`."""
+    server = await open_qdrant(url, api_key)
+    try:
+        await server.places()
+    finally:
+        await server.close()
 
 
 async def look_at_redis(url: str, name: str) -> str | None:
@@ -247,9 +261,13 @@ def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret)
     return SealedAnswers(store, secret)
 
 
-def _open_vectors(around: Surroundings) -> VectorStore:
-    """Return where vectors are. Nothing starts, and nothing is taken of memory, until the first call."""
+async def _open_vectors(around: Surroundings) -> VectorStore:
+    """Return where vectors are. Edge starts nothing, and takes nothing of memory, until the first call."""
     settings = around.settings
+    if settings.qdrant_url is not None:
+        server = await open_qdrant(settings.qdrant_url, settings.qdrant_api_key)
+        around.closing.push_async_callback(server.close)
+        return server
     if settings.is_shared or settings.workers > 1:
         return RefusedVectorStore(ONE_PROCESS)
     store = EdgeVectorStore(settings.data_dir / "vectors", log=around.log)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import typer
 from rich.console import Console
 
-from phalanx.app import look_at_redis, open_store
+from phalanx.app import ONE_PROCESS, look_at_qdrant, look_at_redis, open_store
 from phalanx.engines.backends import choose_device, describe_devices
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
@@ -63,6 +63,7 @@ def examine() -> Iterator[Finding]:
         _folders,
         _database,
         _redis,
+        _qdrant,
         _workers,
         _secret,
         _model,
@@ -95,6 +96,20 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "database", "has this version's schema")
     else:
         yield Finding(None, "database", "has no schema of this version yet", "phalanx db migrate (a start does it too)")
+
+
+def _qdrant(settings: Settings) -> Iterator[Finding]:
+    if settings.qdrant_url is None:
+        if settings.is_shared or settings.workers > 1:
+            yield Finding(None, "qdrant", ONE_PROCESS, "set QDRANT_URL, or do without collections")
+        return
+    try:
+        asyncio.run(look_at_qdrant(settings.qdrant_url, settings.qdrant_api_key))
+    except PhalanxError as error:
+        remedy = "is it running, and may this machine reach its gRPC port?"
+        yield Finding(False, "qdrant", f"QDRANT_URL: {error.detail}", remedy)
+    else:
+        yield Finding(True, "qdrant", "QDRANT_URL answers")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from phalanx.contract.keys import ALL_SCOPES, Scope
 
@@ -170,6 +171,17 @@ def redis_url(raw: str) -> Secret:
     """A Redis server's URL."""
     if not raw.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("it begins with none of redis://, rediss://, unix://")
+    return Secret(raw)
+
+
+def qdrant_url(raw: str) -> Secret:
+    """A Qdrant server's URL."""
+    parts = urlsplit(raw)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is not http://host or https://host")
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("it has a path; only a host and a port are used")
+    _ = parts.port  # raises ValueError for what is no port
     return Secret(raw)
 
 

@@ -27,6 +27,7 @@ from phalanx.settings.parsing import (
     origins,
     path,
     port_or_off,
+    qdrant_url,
     redis_url,
     rust_log,
     scopes,
@@ -116,6 +117,8 @@ class Settings:
     database_min_connections: Annotated[int, Variable("DATABASE_MIN_CONNECTIONS", integer(0, 1000), "of them kept open")] = 5
     redis_url: Annotated[Secret | None, Variable("REDIS_URL", redis_url, "Redis for counters, permits and news between workers; needs maxmemory-policy noeviction")] = None
     redis_cache_url: Annotated[Secret | None, Variable("REDIS_CACHE_URL", redis_url, "Redis, or database number, for cached vectors and results, which may be evicted [REDIS_URL]")] = None
+    qdrant_url: Annotated[Secret | None, Variable("QDRANT_URL", qdrant_url, "Qdrant server for collections: http://host or https://host; its gRPC port is 6334 unless one is given [Qdrant Edge in DATA_DIR, for one worker]")] = None
+    qdrant_api_key: Annotated[Secret, Variable("QDRANT_API_KEY", Secret, "key that the Qdrant server wants; a user in QDRANT_URL will do too")] = NO_SECRET
     l2_cache_ttl_secs: Annotated[int, Variable("L2_CACHE_TTL", integer(0, 10**9), "seconds a vector, or what was found in an image, is kept in Redis; 0 keeps none")] = 3600
     usage_journal: Annotated[str, Variable("USAGE_JOURNAL", choice("file", "redis"), "where usage waits for the database: a file in DATA_DIR, or a stream in REDIS_URL where the disk is read-only")] = "file"
     usage_retention_days: Annotated[int, Variable("USAGE_RETENTION_DAYS", integer(0, 36_500), "days for which single usage events are kept; daily sums stay; 0 keeps all")] = 0
@@ -185,7 +188,6 @@ UNUSED = frozenset(
         "SERVICES",
         "FALLBACK",
         "QUEUE_REDIS_URL",
-        "QDRANT_URL",
         "OLLAMA_BASE_URL",
         "OLLAMA_DEFAULT_TIMEOUT_MS",
         "UPSTREAMS_FILE",

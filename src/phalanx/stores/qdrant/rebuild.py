@@ -7,6 +7,8 @@ in small steps, and the copy takes the place of the original between two calls.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -30,9 +32,8 @@ class Rebuild:
         self._touched: dict[str, None] = {}
         self._new: EdgeShard | None = None
         shutil.rmtree(self._path, ignore_errors=True)
-        # Flushed, the segments hold everything that is in the log.
-        shutil.copytree(folder / shard / "segments", self._path / "segments")
-        shutil.copy(folder / shard / "edge_config.json", self._path)
+        # With its log: the numbers of operations go on from there, and a lower one than a point has seen does nothing to it.
+        shutil.copytree(folder / shard, self._path, copy_function=_copy)
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", MODULE, str(self._path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -83,3 +84,21 @@ class Rebuild:
         if self._new is not None:
             self._new.close()
         shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file without its holes, of which a log that was laid out in advance mostly consists."""
+    with Path(source).open("rb") as read, Path(target).open("wb") as write:
+        size, at = os.fstat(read.fileno()).st_size, 0
+        os.ftruncate(write.fileno(), size)
+        while at < size:
+            try:
+                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # holes up to the end
+                    return
+                raise
+            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
+            os.lseek(write.fileno(), at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(write.fileno(), read.fileno(), at, min(end - at, 1 << 30))

@@ -43,9 +43,9 @@ HELD = (
 class Shards:
     """The places of a folder, which nobody else may open meanwhile. Raises `Unavailable` when somebody has."""
 
-    def __init__(self, folder: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(self, folder: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S, max_open: int = MAX_OPEN) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
+        self._folder, self._max_open = folder, max_open
         self._lock = _lock(folder / LOCK, lock_timeout_s)
         self._open: OrderedDict[str, Place] = OrderedDict()
         for left in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
@@ -130,7 +130,7 @@ class Shards:
         if not (self._folder / name).is_dir():
             raise NotFound("there is no such place of vectors")
         self._open[name] = place = Place(self._folder / name)
-        if len(self._open) > MAX_OPEN:
+        if len(self._open) > self._max_open:
             self._open.popitem(last=False)[1].close()
         return place
 
