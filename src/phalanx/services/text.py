@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from phalanx.engines.text.model import PreparedText
 from phalanx.engines.text.vectors import finish, unit
 from phalanx.errors import InvalidRequest, PhalanxError, TooLarge
 from phalanx.ports import CachedVector, Submission, VectorCache
+from phalanx.services.ahead import answered_ahead
 from phalanx.services.models import ModelRegistry, ServedText
 from phalanx.services.ticket import Ticket
 
@@ -39,6 +41,8 @@ from phalanx.services.ticket import Ticket
 INLINE_CHARS = 2000
 # Finishing a vector costs about 5 µs.
 INLINE_VECTORS = 64
+TEXTS_AHEAD = 256
+"""Texts of one stream under way at once: several batches of short ones."""
 
 T = TypeVar("T")
 
@@ -87,7 +91,23 @@ class TextService:
         the first error is raised. Raises `ModelNotFound`, `Unavailable`, `InvalidRequest` (dimensions, prompt),
         `TooLarge` (more than 2048 texts), `Overloaded`, `DeadlineExceeded`.
         """
-        served = self._models.text(request.model)
+        return _settled(ticket, await self._embedded(ticket, request))
+
+    async def embed_stream(self, ticket: Ticket, requests: AsyncIterator[EmbedRequest]) -> AsyncIterator[EmbedResponse]:
+        """Answer each request of a stream in order, with up to `TEXTS_AHEAD` texts under way, so that the engine is never out of work.
+
+        What is billed is what was answered.
+        """
+        answers = answered_ahead(
+            requests, lambda request: self._embedded(ticket, request), lambda request: len(request.texts), TEXTS_AHEAD
+        )
+        async with aclosing(answers):
+            async for one in answers:
+                yield _settled(ticket, one)
+
+    async def _embedded(self, ticket: Ticket, request: EmbedRequest) -> tuple[ServedText, list[Embedded], list[Any]]:
+        """Return a request's vectors and what is known of its texts, not yet metered."""
+        served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, request.dimensions)
         found = await self._embed(ticket, served, request.texts, request.truncate, request.prompt)
 
@@ -95,18 +115,11 @@ class TextService:
             options: Any = {"normalize": request.normalize, "dimensions": request.dimensions, "output": request.output}
             return [None if one.raw is None else finish(one.raw, **options) for one in found]
 
-        embeddings = await _near_or_far(len(found) <= INLINE_VECTORS, finish_all)
-        items, tokens = _settle(ticket, served, found)
-        return EmbedResponse(embeddings=embeddings, items=items, model=served.name, usage=TokenUsage(tokens=tokens))
-
-    async def embed_stream(self, ticket: Ticket, requests: AsyncIterator[EmbedRequest]) -> AsyncIterator[EmbedResponse]:
-        """Answer each request of a stream in order; the next is read only when the last was answered."""
-        async for request in requests:
-            yield await self.embed(ticket, request)
+        return served, found, await _near_or_far(len(found) <= INLINE_VECTORS, finish_all)
 
     async def embed_tokens(self, ticket: Ticket, request: EmbedTokensRequest) -> EmbedTokensResponse:
         """Return the vector of every token, before pooling. Errors as `embed`; nothing is cached."""
-        served = self._models.text(request.model)
+        served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, None)
         found = [Embedded() for _ in request.texts]
         await self._compute(
@@ -118,7 +131,7 @@ class TextService:
 
     async def tokenize(self, ticket: Ticket, request: TokenizeRequest) -> TokenizeResponse:
         """Return each text's tokens. Raises `ModelNotFound`, `InvalidRequest`, `TooLarge`."""
-        served = self._models.text(request.model)
+        served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, None)
 
         def split() -> list[list[Token]]:
@@ -129,14 +142,14 @@ class TextService:
 
         tokens = await _near_or_far(sum(map(len, request.texts)) <= INLINE_CHARS, split)
         meter = ticket.meter
-        meter.model, meter.model_version = served.name, served.model.spec.version
+        meter.note_model(served)
         meter.items = len(tokens)
         meter.tokens = meter.units = sum(map(len, tokens))
         return TokenizeResponse(tokens=tokens, model=served.name)
 
     async def similarity(self, ticket: Ticket, request: SimilarityRequest) -> SimilarityResponse:
         """Return the cosine of the source's vector to each text's. The first text that fails fails the call."""
-        served = self._models.text(request.model)
+        served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts) + 1, request.prompt, None)
         texts = [request.source, *request.texts]
         found = await self._embed(ticket, served, texts, request.truncate, request.prompt)
@@ -166,7 +179,9 @@ class TextService:
             if one.error is not None:
                 raise one.error
         _settle(ticket, served, found)
-        return [finish(one.raw, normalize=True, dimensions=None, output="float") for one in found if one.raw is not None]
+        return [
+            finish(one.raw, normalize=True, dimensions=None, output="float") for one in found if one.raw is not None
+        ]
 
     async def _embed(
         self, ticket: Ticket, served: ServedText, texts: Sequence[Text], truncate: Truncate, prompt: str | None
@@ -278,6 +293,13 @@ def _keep(one: Embedded) -> CachedVector:
     return CachedVector(one.raw.tobytes(), one.tokens, one.used_tokens)
 
 
+def _settled(ticket: Ticket, done: tuple[ServedText, list[Embedded], list[Any]]) -> EmbedResponse:
+    """Meter a request that is embedded and return its answer."""
+    served, found, embeddings = done
+    items, tokens = _settle(ticket, served, found)
+    return EmbedResponse(embeddings=embeddings, items=items, model=served.name, usage=TokenUsage(tokens=tokens))
+
+
 def _settle(ticket: Ticket, served: ServedText, found: Sequence[Embedded]) -> tuple[list[EmbedItem], int]:
     """Meter what was done and return the answer's items with the tokens that count; raise when nothing was."""
     if found and all(one.error is not None for one in found):
@@ -285,7 +307,7 @@ def _settle(ticket: Ticket, served: ServedText, found: Sequence[Embedded]) -> tu
         raise found[0].error
     tokens = sum(one.used_tokens for one in found if one.error is None)
     meter = ticket.meter
-    meter.model, meter.model_version = served.name, served.model.spec.version
+    meter.note_model(served)
     meter.items += len(found)
     meter.tokens += tokens
     meter.units += tokens
