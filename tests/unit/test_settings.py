@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.contract.services import ALL_SERVICES
 from phalanx.settings import Secret, SettingsError, load, reference, variables
 
 
@@ -173,3 +174,43 @@ def test_tls_files_go_together(tmp_path: Path) -> None:
     """A certificate without its key cannot serve."""
     (tmp_path / "cert.pem").write_text("")
     assert "go together" in problems({"TLS_CERT_FILE": str(tmp_path / "cert.pem")}, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "served"),
+    [
+        ("", ALL_SERVICES), ("all", ALL_SERVICES), ("text, ALL", ALL_SERVICES), ("text", ("text",)),
+        ("faces", ("face-detection", "face-embedding")), ("similarity,images", ("image-processing", "similarity")),
+        ("vectors", ("similarity", "collections")), ("faces,Face-Detection", ("face-detection", "face-embedding")),
+    ],
+)  # fmt: skip
+def test_services_are_named_alone_or_in_groups(tmp_path: Path, raw: str, served: tuple[str, ...]) -> None:
+    settings = load({"SERVICES": raw}, folder=tmp_path).settings
+    assert settings.served == set(served)
+    assert settings.services == (() if served == ALL_SERVICES else served)
+
+
+def test_a_service_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"SERVICES: face, x: no such service; there are text, face-detection"):
+        load({"SERVICES": "face,text,x"}, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [({}, 8001), ({"PORT": "9"}, 9), ({"APP_PORT": "9"}, 9), ({"PORT": ""}, 8001), ({"PORT": "9", "APP_PORT": "8"}, 9)],
+)
+def test_a_commands_own_default_gives_way_to_the_environment(
+    tmp_path: Path, environ: dict[str, str], port: int
+) -> None:
+    assert load(environ, folder=tmp_path, otherwise={"PORT": "8001"}).settings.port == port
+    given = load(environ, folder=tmp_path, otherwise={"PORT": "8001"}, given={"PORT": "7"}).settings
+    assert given.port == 7
+
+
+def test_a_commands_own_default_gives_way_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=9\n")
+    assert load({}, folder=tmp_path, otherwise={"PORT": "8001"}).settings.port == 9
+    (tmp_path / "port").write_text("10")
+    named = {"PORT_FILE": str(tmp_path / "port"), "ENV_FILE": str(tmp_path / ".env")}
+    (tmp_path / ".env").write_text("")
+    assert load(named, folder=tmp_path, otherwise={"PORT": "8001"}).settings.port == 10

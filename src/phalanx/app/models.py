@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from phalanx.contract.services import ServiceName
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.runner import BatchFacts
 from phalanx.errors import PhalanxError
@@ -26,6 +27,7 @@ from phalanx.services.face_models import FaceModels
 from phalanx.services.loading import LoadedText, load_own, load_version, serve_text
 from phalanx.services.models import ModelRegistry, ServedText
 from phalanx.services.rollouts import Candidate, Line
+from phalanx.services.serving import Roster
 from phalanx.settings import Settings
 from phalanx.telemetry import Metrics
 
@@ -34,6 +36,29 @@ MAX_WAITING_TOKENS = 128 * 1024
 
 Kind = Literal["text", "faces"]
 """What models are for."""
+
+
+def needed_rosters(
+    served: Collection[ServiceName], registry: ModelRegistry, faces: FaceModels, *, is_alone: bool
+) -> tuple[Roster[Any], ...]:
+    """Return the models that these services run on; those of the others refuse with the reason.
+
+    A worker of all services is ready with the text model, and serves what else there is; one of some services that were
+    named, which `is_alone` says, is not ready without theirs. Aligning faces is one of many operations on images: images are
+    served without the detector.
+    """
+    detects = {"face-detection", "face-embedding"} & set(served)
+    wanted: list[tuple[Roster[Any], str, bool, ServiceName]] = [
+        (registry, registry.default, "text" in served, "text"),
+        (faces.detectors, FULL_RANGE, bool(detects) or "image-processing" in served, "face-detection"),
+        (faces.embedders, DEFAULT_EMBEDDER, "face-embedding" in served, "face-embedding"),
+    ]
+    faces.detectors.is_required = is_alone and bool(detects)
+    faces.embedders.is_required = is_alone and "face-embedding" in served
+    for roster, name, is_wanted, service in wanted:
+        if not is_wanted:
+            roster.lack(name, f"this worker does not have the service {service!r}")
+    return tuple(roster for roster, _, is_wanted, _ in wanted if is_wanted)
 
 
 def open_store(settings: Settings) -> ModelStore:
@@ -53,7 +78,7 @@ class WorkerModels:
     """What a worker serves, as the settings and the store have it: one line for each model.
 
     `threads` is what an engine computes on: None stands for as many as the CPU quota allows. `only` leaves out the models
-    of the other kind.
+    of the other kind, and `rosters` all that are not among them.
     """
 
     settings: Settings
@@ -63,11 +88,13 @@ class WorkerModels:
     store: ModelStore
     threads: int | None = None
     only: Kind | None = None
+    rosters: Sequence[Roster[Any]] = ()
 
     def lines(self) -> list[Line]:
         """Return the lines as of now: a model that was added to the store has one from then on. Looks into the store."""
         text = [] if self.only == "faces" else [self._text_line()]
-        return text if self.only == "text" else [*text, *self._face_lines()]
+        lines = text if self.only == "text" else [*text, *self._face_lines()]
+        return [line for line in lines if any(line.roster is roster for roster in self.rosters)]
 
     def _face_lines(self) -> list[Line]:
         try:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import structlog
 
 from phalanx.app.collections import take_up_collections
-from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, open_registry, open_store
+from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, needed_rosters, open_registry, open_store
 from phalanx.app.services import open_services
 from phalanx.app.stores import Stores, Surroundings, open_stores
-from phalanx.edges.http.app import DIALECTS, HttpEdge
+from phalanx.contract.services import ALL_SERVICES
+from phalanx.edges.http.app import HttpEdge, spoken
 from phalanx.edges.http.codec import encode_json
 from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.openapi import openapi
@@ -47,11 +48,15 @@ TIDY_EVERY_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A worker's parts, open. `load_models` is apart, since probes are answered while models load."""
+    """A worker's parts, open. `load_models` is apart, since probes are answered while models load.
+
+    `elsewhere` are the rows of services that this worker does not have.
+    """
 
     settings: Settings
     entrance: Entrance
     operations: dict[str, Operation]
+    elsewhere: dict[str, Operation]
     registry: ModelRegistry
     face_models: FaceModels
     models: WorkerModels
@@ -112,13 +117,15 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             open_to_all=settings.auth == "off", request_timeout_s=settings.request_timeout_ms / 1e3,
             max_concurrent=settings.max_concurrent_requests, max_streams=settings.max_streams, open_calls=open_calls,
         )  # fmt: skip
+        # A command does what it is asked for, whatever a worker beside it serves.
+        served = settings.served if is_serving else frozenset(ALL_SERVICES)
         registry, face_models = open_registry(settings), FaceModels()
-        rosters = (registry, face_models.detectors, face_models.embedders)
+        rosters = needed_rosters(served, registry, face_models, is_alone=is_serving and bool(settings.services))
         health = HealthService(
             rosters, stores.dependencies, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
         )  # fmt: skip
-        models = WorkerModels(settings, metrics, registry, face_models, open_store(settings))
+        models = WorkerModels(settings, metrics, registry, face_models, open_store(settings), rosters=rosters)
         rollouts = Rollouts(
             models.lines, models.store.pointer_marks, health, metrics=metrics, log=log,
             linger_s=settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
@@ -134,9 +141,13 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
+        rows = table()
+        here = {name: row for name, row in rows.items() if row.service is None or row.service in served}
+        elsewhere = {name: row for name, row in rows.items() if name not in here}
         yield App(
-            settings, entrance, table(), registry, face_models, models, rollouts, health, metrics, log, stores, closing
-        )
+            settings, entrance, here, elsewhere, registry, face_models, models, rollouts, health, metrics, log, stores,
+            closing,
+        )  # fmt: skip
 
 
 def _counting_checks(metrics: Metrics) -> Callable[[str], None]:
@@ -154,7 +165,8 @@ def http_edge(
 
     @functools.cache
     def documents() -> Documents:
-        document = openapi(app.operations, DIALECTS, title=settings.app_name, public_url=settings.app_public_url)
+        dialects = spoken(app.operations)
+        document = openapi(app.operations, dialects, title=settings.app_name, public_url=settings.app_public_url)
         return Documents(encode_json(document), reference_page(document))
 
     system = SystemEndpoints(
@@ -166,7 +178,8 @@ def http_edge(
         headers=settings.cors_allow_headers, expose=settings.cors_expose_headers,
     )  # fmt: skip
     return HttpEdge(
-        app.entrance, app.operations, system=system.endpoints(), metrics=app.metrics, log=app.log, requests=requests,
+        app.entrance, app.operations, elsewhere=app.elsewhere, system=system.endpoints(), metrics=app.metrics,
+        log=app.log, requests=requests,
         max_body_bytes=lambda row: settings.body_limit(row.max_body_bytes), request_id_header=settings.request_id_header,
         proxies=TrustedProxies(settings.trusted_proxy_ips) if settings.trusted_proxy_ips else None,
         https=HttpsOnly(settings.app_public_url) if settings.force_https else None,

@@ -22,6 +22,7 @@ import phalanx
 from phalanx.app import App, build, grpc_server, http_edge
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
+from phalanx.contract.services import PORTS
 from phalanx.edges.grpc.server import GrpcServer
 from phalanx.edges.http.connections import ConnectionLimits
 from phalanx.edges.http.listeners import CannotListen
@@ -46,6 +47,9 @@ GC_THRESHOLD = (2_000, 5, 5)
 """Objects, and rounds, between collections. The last is small, since with the start's objects frozen a full collection is
 cheap, and a closed connection is 8 KiB that only a collection frees: 2,000 of them at a time added up."""
 
+METRICS_OFFSET = 1500
+"""From the port of a service that is served alone to that of its metrics."""
+
 STARTING_S = 0.1
 RUNNING_S = 2.0
 """Seconds between two looks at whether the worker is ready, before and after it was for the first time."""
@@ -64,6 +68,10 @@ class Seat(NamedTuple):
 
 
 def serve(
+    services: list[str] = typer.Argument(
+        None, metavar="[SERVICE]...", help="Services to serve, in place of SERVICES: one or several, by default all."
+    ),
+    port: str = typer.Option("", "--port", metavar="PORT", help="Port of the HTTP edge, in place of PORT."),
     workers: str = typer.Option("", "--workers", metavar="N", help="Worker processes, in place of WORKERS."),
     worker: int = typer.Option(0, hidden=True),
     lifeline: int = typer.Option(-1, hidden=True),
@@ -74,21 +82,31 @@ def serve(
 
     Several workers share the port and the metrics listener; SIGHUP then replaces them one after the other.
 
+    SERVICE is text, face-detection, face-embedding, image-processing, similarity or collections, or for several faces,
+    images or vectors. Alone, face-detection listens on port 8001, face-embedding on 8002, image-processing on 8003 and
+    similarity on 8004, and shows its metrics on 9501 to 9504.
+
     \b
     Examples:
       phalanx serve
+      phalanx serve face-detection --port 9001
       PORT=9000 APP_HOST=0.0.0.0 phalanx serve
       MODEL_PATH=./my-model phalanx serve
       DATABASE_URL=postgresql://… REDIS_URL=redis://… phalanx serve --workers 4
     """
+    given = {
+        name: value
+        for name, value in (("SERVICES", ",".join(services or ())), ("PORT", port), ("WORKERS", workers))
+        if value
+    }
     try:
         if lifeline >= 0:
-            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener, grpc_port)))
+            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener, grpc_port), given))
             return
-        settings = read_settings({"WORKERS": workers} if workers else None)
+        settings = read_settings(given, own_ports(services or ()))
         configure_logs(level=settings.log_level, style=log_format(settings))
         if settings.workers > 1:
-            sys.exit(supervise(settings))
+            sys.exit(supervise(settings, services or ()))
         uvloop.run(_serve_alone(settings))
     except CannotListen as error:
         typer.secho(str(error), fg="red", err=True)
@@ -117,12 +135,20 @@ async def _serve_alone(settings: Settings) -> None:
                 await metrics.drain()
 
 
-async def _serve_in(seat: Seat) -> None:
+def own_ports(services: Sequence[str]) -> dict[str, str]:
+    """Return where a service that is served alone listens: beside other services of the same machine."""
+    if len(services) != 1 or services[0] not in PORTS:
+        return {}
+    port = PORTS[services[0]]
+    return {"PORT": str(port), "PROMETHEUS_BIND": f"127.0.0.1:{port + METRICS_OFFSET}"}
+
+
+async def _serve_in(seat: Seat, given: Mapping[str, str]) -> None:
     """Serve as one of several workers, and tell the supervisor if that cannot be."""
     async with open_lifeline(seat.lifeline, log=structlog.get_logger("phalanx")) as lifeline:
         try:
             # The supervisor has said what is odd about the environment.
-            settings = load(given={"WORKERS": seat.workers}).settings
+            settings = load(given={**given, "WORKERS": seat.workers}).settings
             fields = {"worker": f"{seat.worker}/{settings.workers}"}
             configure_logs(level=settings.log_level, style=log_format(settings), fields=fields)
             await _serve_shared(settings, seat, lifeline, fields)

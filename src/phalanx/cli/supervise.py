@@ -25,9 +25,10 @@ CLOSING_S = 15.0
 """Seconds that a worker is given, beyond its drain, to hand usage on and to close its stores."""
 
 
-def supervise(settings: Settings) -> int:
+def supervise(settings: Settings, services: Sequence[str] = ()) -> int:
     """Run the workers that the settings want until a signal ends them; return the exit status.
 
+    `services` are what the command was told to serve, in place of the settings'.
     Raises `CannotListen` when the ports or the TLS files cannot be used, and what the migration raises.
     """
     if (files := tls_files(settings)) is not None:
@@ -35,7 +36,7 @@ def supervise(settings: Settings) -> int:
     listeners = bind(settings.app_host, settings.port, setting="PORT")
     reserved = reserve(settings) if settings.grpc_port is not None else None
     migrate(settings.database)
-    return asyncio.run(_supervise(settings, listeners, reserved.getsockname()[1] if reserved else None))
+    return asyncio.run(_supervise(settings, services, listeners, reserved.getsockname()[1] if reserved else None))
 
 
 def reserve(settings: Settings) -> socket.socket:
@@ -54,14 +55,16 @@ def tls_files(settings: Settings) -> TlsFiles | None:
     return TlsFiles(settings.tls_cert_file, settings.tls_key_file)
 
 
-async def _supervise(settings: Settings, listeners: Sequence[socket.socket], grpc_port: int | None) -> int:
+async def _supervise(
+    settings: Settings, services: Sequence[str], listeners: Sequence[socket.socket], grpc_port: int | None
+) -> int:
     log = structlog.get_logger("phalanx")
     drain_s = settings.drain_delay_secs + settings.drain_timeout_secs + CLOSING_S
     silence_s = settings.worker_timeout_secs
     supervisor = Supervisor(
         # Without the working directory among the places that modules come from.
         [
-            sys.executable, "-P", "-m", "phalanx.cli", "serve", "--workers", str(settings.workers),
+            sys.executable, "-P", "-m", "phalanx.cli", "serve", *services, "--workers", str(settings.workers),
             *(("--grpc-port", str(grpc_port)) if grpc_port is not None else ()),
         ],
         workers=settings.workers, listeners=listeners, log=log,

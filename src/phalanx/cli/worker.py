@@ -19,12 +19,12 @@ from phalanx.telemetry import configure_logs
 T = TypeVar("T")
 
 
-def read_settings(given: Mapping[str, str] | None = None) -> Settings:
+def read_settings(given: Mapping[str, str] | None = None, otherwise: Mapping[str, str] | None = None) -> Settings:
     """Return the settings; say on stderr what is odd about the environment. Raises `SettingsError`.
 
-    `given` are variables that an option of the command sets.
+    `given` are variables that an option of the command sets, `otherwise` what the command has for defaults.
     """
-    loaded = load(given=given)
+    loaded = load(given=given, otherwise=otherwise)
     for remark in loaded.remarks:
         typer.secho(remark, fg="yellow", err=True)
     return loaded.settings

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from phalanx.contract.services import ServiceName
 from phalanx.services.audit import AuditService
 from phalanx.services.collections import CollectionService
 from phalanx.services.faces import FaceService
@@ -67,6 +68,14 @@ class Services:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+SERVICE_OF: dict[str, ServiceName] = {
+    "text": "text", "faces": "face-embedding", "faces.detect": "face-detection", "images": "image-processing",
+    "vectors": "similarity",
+}  # fmt: skip
+"""The service of a row, by its name or else its noun."""
+COLLECTIONS_PATH = "/v1/collections"
+"""Below it everything is part of the service of collections, faces too."""
+
 Run = Callable[[Services, Ticket, Any], Any]
 Unit = Literal["request", "token", "image", "vector", "message"]
 CacheRule = Literal["none", "content", "revalidate"]
@@ -120,3 +129,10 @@ class Operation:
     def noun(self) -> str:
         """What it is about: the name's first part."""
         return self.name.split(".", 1)[0]
+
+    @property
+    def service(self) -> ServiceName | None:
+        """Which of a worker's services it is part of; None: of every worker, as what is about keys or the worker itself."""
+        if self.path.startswith(COLLECTIONS_PATH):
+            return "collections"
+        return SERVICE_OF.get(self.name) or SERVICE_OF.get(self.noun)

@@ -213,13 +213,13 @@ class HealthService:
         """Return the whole picture."""
         dependencies = await self._dependencies()
         models = self.models()
-        serves = any(model.ready for model in models)
+        serves = any(model.ready for model in models) or not any(roster.is_required for roster in self._rosters)
         stores = not any(self._is_missed(name) for name in dependencies)
         answered = all(state.healthy for state in dependencies.values())
         whole = serves and answered and all(model.ready for model in models) and not self.draining
         status = "healthy" if whole else "degraded" if serves and stores else "unhealthy"
         return Health(
-            status=status, version=phalanx.__version__, model=self._rosters[0].default,
+            status=status, version=phalanx.__version__, model=self._rosters[0].default if self._rosters else "",
             build=build_facts(self._git_sha), dependencies=dependencies, models=models,
         )  # fmt: skip
 

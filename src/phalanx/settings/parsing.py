@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from phalanx.contract.keys import ALL_SCOPES, Scope
+from phalanx.contract.services import ALL_SERVICES, GROUPS, ServiceName
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -94,6 +95,21 @@ def scopes(raw: str) -> tuple[Scope, ...]:
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: no such scope; there are {', '.join(ALL_SCOPES)}")
     return typing.cast("tuple[Scope, ...]", names)
+
+
+def services(raw: str) -> tuple[ServiceName, ...]:
+    """Services or groups of them, by comma; all is none in particular."""
+    names = [part.lower() for part in words(raw)]
+    unknown = [name for name in names if name not in (*ALL_SERVICES, *GROUPS)]
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)}: no such service; there are {', '.join(ALL_SERVICES)}, "
+            f"and for several {', '.join(GROUPS)}"
+        )
+    if "all" in names:
+        return ()
+    wanted = {one for name in names for one in GROUPS.get(name, (name,))}
+    return tuple(name for name in ALL_SERVICES if name in wanted)
 
 
 def key_prefix(raw: str) -> str:

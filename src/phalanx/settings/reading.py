@@ -41,19 +41,23 @@ def variables() -> dict[str, tuple[str, Variable]]:
 
 
 def load(
-    environ: Mapping[str, str] | None = None, *, folder: Path | None = None, given: Mapping[str, str] | None = None
+    environ: Mapping[str, str] | None = None,
+    *,
+    folder: Path | None = None,
+    given: Mapping[str, str] | None = None,
+    otherwise: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Read the environment; raises `SettingsError` with every problem found.
 
     `environ` is the process's environment unless given; `folder` is where `.env` is looked for; `given` are values that
-    win over all others, as the options of a command do.
+    win over all others, as the options of a command do, and `otherwise` values in the place of defaults.
     """
     real = os.environ if environ is None else environ
     problems: list[str] = []
     merged = {**_dotenv(real, folder or Path.cwd(), problems), **real, **(given or {})}
     values: dict[str, Any] = {}
     for field, variable in variables().values():
-        raw = _raw(variable, merged, problems)
+        raw = _raw(variable, merged, problems) or (otherwise or {}).get(variable.name)
         if raw is None or raw == "":
             continue
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from phalanx.contract.keys import Scope
+from phalanx.contract.services import ALL_SERVICES, ServiceName
 from phalanx.settings.parsing import (
     Network,
     Secret,
@@ -32,6 +33,7 @@ from phalanx.settings.parsing import (
     rust_log,
     scopes,
     secrets,
+    services,
     text,
     user_data_dir,
     words,
@@ -63,6 +65,7 @@ class Settings:
     app_host: Annotated[str, Variable("APP_HOST", text, "address to listen on")] = "127.0.0.1"
     workers: Annotated[int, Variable("WORKERS", integer(1, 256), "worker processes")] = 1
     worker_timeout_secs: Annotated[float, Variable("WORKER_TIMEOUT_SECS", number(1, 3600), "of several workers, one whose event loop has not turned for so many seconds is killed and replaced")] = 10.0
+    services: Annotated[tuple[ServiceName, ...], Variable("SERVICES", services, "what this worker serves, by comma: text, faces (face-detection, face-embedding), images (image-processing), vectors (similarity, collections) [all]")] = ()
     app_env: Annotated[str, Variable("APP_ENV", choice("development", "production", "test"), "production refuses unsafe settings")] = "development"
     app_name: Annotated[str, Variable("APP_NAME", text, "name shown in the reference page")] = "Phalanx"
     app_public_url: Annotated[str, Variable("APP_PUBLIC_URL", text, "address under which callers see the worker; for links and OpenAPI")] = ""
@@ -158,6 +161,11 @@ class Settings:
         return own if own is not None and is_default else self.max_request_size_bytes
 
     @property
+    def served(self) -> frozenset[ServiceName]:
+        """The services that this worker has."""
+        return frozenset(self.services or ALL_SERVICES)
+
+    @property
     def models_dir(self) -> Path:
         """The folder of the model store."""
         return self.model_dir or self.data_dir / "models"
@@ -185,7 +193,6 @@ class Settings:
 
 UNUSED = frozenset(
     {
-        "SERVICES",
         "FALLBACK",
         "QUEUE_REDIS_URL",
         "OLLAMA_BASE_URL",

@@ -18,12 +18,21 @@ from phalanx.edges.http.exchange import ClientLeft, Exchange, Receive, Scope, Se
 from phalanx.edges.http.fields import fold
 from phalanx.edges.http.problems import problem_body
 from phalanx.edges.http.proxies import TrustedProxies
-from phalanx.edges.http.routes import Endpoint, Routes
+from phalanx.edges.http.routes import Answer, Endpoint, Routes
 from phalanx.edges.http.security import HSTS, HttpsOnly
 from phalanx.edges.http.system import PROBES
-from phalanx.errors import Cancelled, Internal, PhalanxError
+from phalanx.errors import Cancelled, Internal, NotFound, PhalanxError
 from phalanx.operations import Entrance, Operation
 from phalanx.telemetry import Log, Metrics, RequestLog
+
+
+def spoken(operations: Mapping[str, Operation]) -> tuple[Dialect, ...]:
+    """Return the dialects with those of their routes whose row is among the operations."""
+    return tuple(
+        dialect._replace(routes=tuple(route for route in dialect.routes if route.operation in operations))
+        for dialect in DIALECTS
+    )
+
 
 DIALECTS: tuple[Dialect, ...] = (SMALLY, OPENAI, TEI, OLLAMA, AURUM)
 
@@ -32,7 +41,8 @@ class HttpEdge:
     """See the module. `system` are endpoints outside the table: probes, documents. `max_body_bytes` is the limit of each row.
 
     `proxies` are those whose word on callers is taken, `https` sends away who comes in clear, `cors` says which web pages
-    may call; where one is None nothing is spent on it.
+    may call; where one is None nothing is spent on it. `elsewhere` are rows that this worker does not serve: who asks is told
+    which service has them.
     """
 
     def __init__(
@@ -41,6 +51,7 @@ class HttpEdge:
         operations: Mapping[str, Operation],
         *,
         system: Iterable[tuple[str, str, Endpoint]],
+        elsewhere: Mapping[str, Operation] | None = None,
         metrics: Metrics,
         log: Log,
         requests: RequestLog | None = None,
@@ -67,7 +78,7 @@ class HttpEdge:
             dialect = adopted.get(row.name)
             envelope = dialect.envelope if dialect else problem_body
             self.routes.add(row.method, row.path, Endpoint(row.path, answer, row.name, "canonical", envelope))
-        for dialect in DIALECTS:
+        for dialect in spoken(operations):
             for route in dialect.routes:
                 row = operations[route.operation]
                 speak = DialectEndpoint(entrance, route, row, max_body_bytes=max_body_bytes(row))
@@ -75,6 +86,16 @@ class HttpEdge:
                 self.routes.add(route.method, route.path, endpoint)
         for method, path, endpoint in system:
             self.routes.add(method, path, endpoint)
+        self._add_elsewhere(elsewhere or {})
+
+    def _add_elsewhere(self, rows: Mapping[str, Operation]) -> None:
+        for row in rows.values():
+            self.routes.add(row.method, row.path, Endpoint(row.path, _refusal(row), row.name, "canonical"))
+        for dialect in spoken(rows):
+            for route in dialect.routes:
+                refuse = _refusal(rows[route.operation])
+                endpoint = Endpoint(route.path, refuse, route.operation, dialect.name, dialect.envelope)
+                self.routes.add(route.method, route.path, endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -154,3 +175,12 @@ class HttpEdge:
             self._on_finished(exchange.operation, exchange.tag, line["ms"])
         # Probes and documents are asked for all day long.
         self._requests.write(line, debug=not exchange.operation and exchange.status < 400)
+
+
+def _refusal(row: Operation) -> Answer:
+    """Return what answers a route of a service that this worker does not have."""
+
+    async def answer(exchange: Exchange, params: dict[str, str]) -> None:
+        raise NotFound(f"this worker does not have the service {row.service!r}, which {row.name} is part of")
+
+    return answer

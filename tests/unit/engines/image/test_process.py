@@ -310,7 +310,7 @@ def test_a_face_is_sought_in_the_picture_as_it_is_at_that_step() -> None:
 
     def find(pixels: Pixels) -> Keypoints:
         sought.append(pixels.shape)
-        return in_crop(EYES) if len(sought) == 1 else EYES / 4
+        return in_crop(EYES) if len(sought) == 1 else (EYES / 4).astype(np.float32)
 
     crop_first = {"crop": {"x": 100, "y": 10, "width": 250, "height": 240}}
     align_to = {"align": {"template": "arcface"}}
