@@ -37,7 +37,8 @@ def ready(start: Start, **environ: str) -> WorkerProcess:
 
 def everything(worker: WorkerProcess, key: str, name: str) -> dict[Any, Any]:
     """All points of a collection by id."""
-    found, path = {}, f"/{name}/points?limit=1000"
+    found: dict[Any, Any] = {}
+    path = f"/{name}/points?limit=1000"
     after = ""
     while True:
         page = ok(worker, key, "GET", path + after)

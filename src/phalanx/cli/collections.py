@@ -188,6 +188,7 @@ def search(
 def reembed(
     name: Name,
     model: Annotated[str | None, typer.Option(help="Model to move to, if not the one it has, or the default.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version of it, where several serve at once.")] = None,
     organisation: Organisation = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress on standard error.")] = False,
     url: Url = None,
@@ -203,9 +204,7 @@ def reembed(
     async def work(asks: Asks) -> ReembedView:
         owner = await asks.owner(name, organisation)
         status = request_of(ReembedStatusRequest, name=name, organisation=owner)
-        request = request_of(
-            ReembedRequest, name=name, organisation=owner, **({} if model is None else {"model": model})
-        )
+        request = request_of(ReembedRequest, name=name, organisation=owner, model=model, version=version)
         view: ReembedView = await asks.ask("collections.reembed", request)
         with Progress(
             TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

@@ -166,10 +166,14 @@ class DeleteCollectionResponse(Struct, frozen=True, kw_only=True):
 
 
 class ReembedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a collection of texts to move to a model that serves now: `model`, or the one it has, or the default."""
+    """Ask for a collection of texts to move to a model that serves now: `model`, or the one it has, or the default.
+
+    Of several versions that serve at once it is `version`, or the one with most weight.
+    """
 
     name: CollectionName
     model: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
+    version: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
     organisation: Id | None = None
 
 

@@ -79,9 +79,13 @@ class Contracts:
             return self.texts(request.model)
         return self.faces(request.model)
 
-    def texts(self, model: str | None = None) -> TextsContract:
-        """Return the contract of a text model that serves now, or of the default. Raises `ModelNotFound`, `Unavailable`."""
-        return texts_contract(self._texts.text(model))
+    def texts(self, model: str | None = None, version: str | None = None) -> TextsContract:
+        """Return the contract of a text model that serves now, or of the default, in a version or that with most weight.
+
+        Raises `ModelNotFound`, `Unavailable`.
+        """
+        served = self._texts.text(model) if version is None else self._texts.exact(model, version)
+        return texts_contract(served)
 
     def serving(self, name: str, pinned: TextsContract) -> ServedText:
         """Return the model that a collection of texts is pinned to.

@@ -18,10 +18,13 @@ All take `organisation` too: an administrator of the installation may name one, 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
 from phalanx.contract.collections import (
@@ -34,7 +37,7 @@ from phalanx.contract.collections import (
     ListCollectionsRequest,
     ListCollectionsResponse,
 )
-from phalanx.errors import Conflict, Forbidden, NotFound
+from phalanx.errors import Conflict, DeadlineExceeded, Forbidden, NotFound
 from phalanx.ports import Clock, CollectionRecord, CollectionStore, VectorStore
 from phalanx.services.collection_contracts import Contracts, decode_contract, encode_contract, require_same
 from phalanx.services.ticket import Caller, Ticket
@@ -163,14 +166,15 @@ class CollectionRegistry:
         organisation: str | None = None,
     ) -> T:
         """Run `work` on a collection; once more when it was of a place that the points have left. Raises what `find` does."""
-        found = await self.find(ticket, name, kind=kind, organisation=organisation)
-        try:
-            return await work(found)
-        except NotFound:
-            now = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
-            if now.record == found.record:
-                raise
-            return await work(now)
+        async with self._until(ticket):
+            found = await self.find(ticket, name, kind=kind, organisation=organisation)
+            try:
+                return await work(found)
+            except NotFound:
+                now = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
+                if now.record == found.record:
+                    raise
+                return await work(now)
 
     async def write(
         self,
@@ -186,19 +190,30 @@ class CollectionRegistry:
         Without that, a write that began before a move would reach the old place alone, behind the back of who copies.
         Raises what `find` does.
         """
-        found = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
-        while True:
-            failed = None
-            try:
-                done = await work(found)
-            except NotFound as error:
-                failed = error
-            now = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
-            if now.record == found.record:
-                if failed is not None:
-                    raise failed
-                return done
-            found = now
+        async with self._until(ticket):
+            found = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
+            while True:
+                failed = None
+                try:
+                    done = await work(found)
+                except NotFound as error:
+                    failed = error
+                now = await self.find(ticket, name, kind=kind, organisation=organisation, fresh=True)
+                if now.record == found.record:
+                    if failed is not None:
+                        raise failed
+                    return done
+                found = now
+
+    @asynccontextmanager
+    async def _until(self, ticket: Ticket) -> AsyncIterator[None]:
+        """End what takes longer than the ticket lasts. A write that has reached the store by then may be done."""
+        left = None if math.isinf(ticket.deadline) else max(0.0, ticket.deadline - self._clock.monotonic())
+        try:
+            async with asyncio.timeout(left):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded("the collection was not done with before the deadline") from None
 
 
 class CollectionService:

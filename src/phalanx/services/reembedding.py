@@ -96,7 +96,7 @@ class ReembedService:
             raise ValueError("a move outlives its call: the row must not have a deadline")
         for _ in range(ATTEMPTS):
             found = await self._find(ticket, request.name, request.organisation)
-            wanted = self._wanted(found, request.model)
+            wanted = self._wanted(found, request.model, request.version)
             if found.next_contract == wanted:
                 break
             if found.next_contract is None and found.contract == wanted:
@@ -131,18 +131,18 @@ class ReembedService:
             why = "its vectors are the caller's own"
         raise Conflict(f"the collection {name!r} is one of {found.record.kind}: {why}")
 
-    def _wanted(self, found: Collection, model: str | None) -> TextsContract:
+    def _wanted(self, found: Collection, model: str | None, version: str | None) -> TextsContract:
         """Return what a collection is to move to: the model that is asked for, that it moves to, that it has, the default."""
         contracts = self._vectors.contracts
         if model is not None:
-            return contracts.texts(model)
+            return contracts.texts(model, version)
         coming, pinned = found.next_contract, found.contract
-        if isinstance(coming, TextsContract) and self._vectors.serves(found.name, coming):
+        if version is None and isinstance(coming, TextsContract) and self._vectors.serves(found.name, coming):
             return coming
         try:
-            return contracts.texts(getattr(pinned, "model", None))
+            return contracts.texts(getattr(pinned, "model", None), version)
         except ModelNotFound:
-            return contracts.texts()
+            return contracts.texts(None, version)
 
     async def _view(self, found: Collection) -> ReembedView:
         key = (found.organisation, found.name)

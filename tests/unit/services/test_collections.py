@@ -54,6 +54,7 @@ from phalanx.services.models import ModelRegistry, ServedText
 from phalanx.services.moving import Carrier, TextVectors
 from phalanx.services.points import PointService
 from phalanx.services.reembedding import Moves, ReembedService
+from phalanx.services.serving import Share
 from phalanx.services.ticket import Caller, Meter
 from phalanx.stores.memory.collections import MemoryCollectionStore
 from phalanx.stores.memory.vectors import MemoryVectorStore
@@ -354,6 +355,17 @@ class TestCollections:
         await house.count()
         assert asked == 2
 
+    async def test_a_store_that_takes_too_long_is_not_waited_for(self, house: House) -> None:
+        await house.create()
+
+        async def hang(place: str, only: Any = None) -> int:
+            await asyncio.Event().wait()
+            return 0
+
+        house.store.count = hang  # type: ignore[method-assign]
+        house.ticket.deadline = house.clock.monotonic() + 0.01
+        assert await code_of(house.count()) == "deadline_exceeded"
+
     async def test_places_that_were_left_behind_are_swept(self, house: House) -> None:
         made = await house.create()
         left = made.place[:-8] + "00000000"
@@ -629,6 +641,22 @@ class TestMoving:
         assert (await house.settled()).contract.model == "other"
         assert await house.nearest(text="late", limit=1) == ["late"]
         assert await house.count() == 131
+
+    async def test_of_versions_that_serve_at_once_one_may_be_named(self, house: House) -> None:
+        """The old one keeps most callers until the collection has moved; nobody meets a conflict."""
+        await house.create()
+        await house.add("one", "another")
+        served = [house.models.text(None)]
+        serve(house.models, NEW)
+        served.append(house.models.text(None))
+        house.models.serve("words", [Share(served[0], 99.0), Share(served[1], 1.0)])
+        assert (await house.reembed()).state == "settled"
+        await house.reembed(version=NEW)
+        assert await house.nearest(text="one", limit=1) == ["one"]
+        assert (await house.settled()).contract.version == NEW
+        await house.add("two")
+        assert await house.nearest(text="two", limit=1) == ["two"]
+        assert await code_of(house.reembed(version="nothing")) == "unavailable"
 
     async def test_a_write_that_began_before_the_move_is_not_lost(self, house: House) -> None:
         """It holds the record of before: it must notice that the collection moves, or has moved, before it is answered."""
