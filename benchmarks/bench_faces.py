@@ -17,6 +17,7 @@ import numpy as np
 from measuring.cores import available
 from measuring.load import Answers, Load, percentile, send
 from measuring.photos import copies, crop, photo
+from measuring.proc import cpu_s
 from measuring.report import Row, main, say
 from measuring.worker import Worker
 from measuring.yardstick import trivial_latency_ms
@@ -37,15 +38,20 @@ def measure() -> list[Row]:
         yard = trivial_latency_ms()[0]
         cases = ((DETECT, whole), (EMBED, whole), (ALIGNED, head))
         best: dict[str, tuple[float, float]] = {}
-        rates = []
+        rates: list[float] = []
+        spent: list[float] = []
         for number in range(REPETITIONS):
             for path, jpeg in cases:
                 answers = _one_client(worker, path, jpeg)
                 found = (percentile(answers.latency_ms, 50), percentile(answers.engine_ms, 50))
                 best[path] = min(best.get(path, (np.inf, np.inf)), found)
                 say(f"{number + 1}/{REPETITIONS} {path}: p50 {found[0]:.2f} ms, engine {found[1]:.2f}")
-            rates.append(_crowd(worker, whole))
-            say(f"{number + 1}/{REPETITIONS} {CLIENTS} clients: {rates[-1]:.0f} images/s")
+            rate, cpu_ms = _crowd(worker, whole)
+            rates.append(rate)
+            spent.append(cpu_ms)
+            say(
+                f"{number + 1}/{REPETITIONS} {CLIENTS} clients: {rate:.0f} images/s, {cpu_ms:.2f} ms of processor time each"
+            )
             yard = min(yard, trivial_latency_ms()[0])
         rss = worker.rss_mib()
     cores = f"{len(available())} cores"
@@ -62,6 +68,8 @@ def measure() -> list[Row]:
         ),
         Row(claim=f"detect, align and embed, {CLIENTS} clients", measured=max(rates), unit="images/s", better="higher",
             bar=RATE_BAR, noise=0.2, note=f"{cores}, which the load generator shares"),
+        Row(claim=f"processor time for each, {CLIENTS} clients", measured=min(spent), unit="ms", better="lower", noise=0.1,
+            note=f"{len(available()) / min(spent) * 1e3:.0f} images/s were all cores the worker's"),
         Row(claim="memory of a worker with all services, after this", measured=rss, unit="MiB", better="lower",
             bar=RSS_BAR_MIB, noise=0.05),
     ]  # fmt: skip
@@ -75,14 +83,16 @@ def _one_client(worker: Worker, path: str, jpeg: bytes) -> Answers:
     return answers
 
 
-def _crowd(worker: Worker, jpeg: bytes) -> float:
+def _crowd(worker: Worker, jpeg: bytes) -> tuple[float, float]:
+    """Return images a second, and milliseconds of processor time that the worker spent on each."""
+    before = cpu_s(worker.pid)
     answers = send(
         _load(
             worker, EMBED, _new(jpeg, CROWD_IMAGES), warm_up=CLIENTS, connections=CLIENTS, seconds=CROWD_S, patient=True
         )
     )
     answers.require_ok()
-    return answers.rate
+    return answers.rate, (cpu_s(worker.pid) - before) * 1e3 / (len(answers) + CLIENTS)
 
 
 def _load(worker: Worker, path: str, bodies: list[bytes], **more: object) -> Load:

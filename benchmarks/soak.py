@@ -1,7 +1,7 @@
 """A long mixed load on one worker: is its memory flat, are its answers sound, does its ledger agree with its clients?
 
-Clients send texts of all lengths in every dialect, new ones and old ones, large requests, bad requests; some send
-slowly, some read slowly, some leave in the middle. Those who leave have a key of their own, since only the worker
+Clients send texts of all lengths in every dialect, new ones and old ones, large requests, bad requests, and one in four times
+images of all kinds and sizes, or vectors; some send slowly, some read slowly, some leave in the middle. Those who leave have a key of their own, since only the worker
 knows how far their calls came; for all others the ledger must hold exactly what they were answered.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from measuring.answer import Answer, parse
 from measuring.corpus import Corpus
+from measuring.mixed_images import draw_call
 from measuring.report import Row, console, say, table
 from measuring.worker import HOST, Worker
 from phalanx.contract.usage import UsageTotals
@@ -34,6 +35,9 @@ CLIENTS = 24
 PAUSE_S = 0.05
 SAMPLE_S = 2.0
 GROWTH_BAR_MIB = 1.0
+RSS_BAR_MIB = 600.0
+IMAGES = 0.25
+"""The part of the requests that are of images and vectors."""
 TIMEOUT_S = 60.0
 
 
@@ -105,10 +109,21 @@ MANNERS = (("plain", 0.86), ("sends slowly", 0.03), ("reads slowly", 0.03), ("le
 
 def draw_request(texts: Texts) -> Asked:
     """Draw what a client sends next: one in ten is bad, and those that are good are sent in any manner."""
-    if texts.draw.random() < 0.1:
+    asked = _draw_good(texts)
+    if asked is None:
         return texts.draw.choice(BAD)(texts)
+    if asked.status != 200:
+        return asked
     manner = texts.draw.choices([name for name, _ in MANNERS], [weight for _, weight in MANNERS])[0]
-    return texts.draw.choice(GOOD)(texts)._replace(manner=manner)
+    return asked._replace(manner=manner)
+
+
+def _draw_good(texts: Texts) -> Asked | None:
+    """Draw a request, or None where it is to be a bad one of texts."""
+    if texts.draw.random() < IMAGES:
+        call = draw_call(texts.draw)
+        return Asked(call.path, call.body, call.status, headers=(("Content-Type", call.content_type),))
+    return texts.draw.choice(GOOD)(texts) if texts.draw.random() >= 0.1 else None
 
 
 class Tally:
@@ -253,6 +268,8 @@ def rows(tally: Tally, memory: Memory, totals: dict[str, UsageTotals], status: i
     return [
         Row(claim="memory's growth in the second half", measured=slope, unit="MiB/min", better="lower",
             bar=GROWTH_BAR_MIB, note=f"{first:.0f} to {last:.0f} MiB"),
+        Row(claim="the most memory of a worker with all services", measured=max(mib for _, mib in memory.samples), unit="MiB",
+            better="lower", bar=RSS_BAR_MIB),
         Row(claim="answers of another status than deserved", measured=tally.wrong.total(), unit="answers",
             better="lower", bar=0, note=wrong or f"{tally.overloads} overloads"),
         Row(claim="connections that broke", measured=tally.broken, unit="connections", better="lower", bar=0),
@@ -269,7 +286,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long [600]")
     arguments = parser.parse_args()
-    with Worker() as worker:
+    # Where others use the machine too, an answer may take longer than a worker allows by itself.
+    with Worker(scope="text,faces,images,vectors", environ={"REQUEST_TIMEOUT": "30000"}) as worker:
         tally, memory = asyncio.run(soak(worker, arguments.seconds))
         status = worker.stop()
         totals = asyncio.run(ledger(worker.database))
