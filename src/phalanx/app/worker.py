@@ -138,7 +138,8 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         entrance = Entrance(gate, services, stores.idempotency, trail)
         if is_serving:
             around.keep_running(soft_quotas.watch())
-            around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
+            if "collections" in served:
+                around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
         rows = table()
