@@ -5,62 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from phalanx.engines.backends.devices import gpu_name, has_native_bf16, processor_name, sees_gpu
+from phalanx.engines.backends.graphs import Backend, EngineName, Ids, Precision, Vectors
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import Unavailable
 
-EngineName = Literal["auto", "openvino", "onnxruntime"]
-Precision = Literal["f32", "bf16"]
-Ids = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
-
-
-class Backend(Protocol):
-    """A graph of a text encoder, loaded. One thread uses it."""
-
-    @property
-    def name(self) -> str:
-        """`openvino` or `onnxruntime`."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """`cpu` or `cuda:<n>`."""
-        ...
-
-    @property
-    def device_name(self) -> str:
-        """What the device calls itself, such as the processor's model name."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """`f32`, `bf16` or `int8`: the arithmetic of the products."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """Threads of the processor that a batch runs on; 0 on a GPU."""
-        ...
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the graph gives one vector a text, `[batch, d]`, rather than one a token, `[batch, seq, d]`."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """The length of a vector."""
-        ...
-
-    def infer(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
-        """Run one batch, both inputs `[batch, seq]`. The result may be the backend's own memory: valid until the next call."""
-        ...
+__all__ = [
+    "Backend", "EngineName", "Ids", "Precision", "Vectors", "choose_device", "describe_devices", "open_backend", "runs_bf16",
+]  # fmt: skip
 
 
 def open_backend(

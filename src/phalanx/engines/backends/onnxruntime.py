@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from phalanx.engines.backends import Ids, Precision, Vectors
 from phalanx.engines.backends.devices import gpu_name, processor_name
-from phalanx.engines.backends.images import Pixels, Port, Tensors, numbered, only_input
+from phalanx.engines.backends.graphs import Ids, Pixels, Port, Precision, Tensors, Vectors, numbered, only_input
 from phalanx.engines.backends.signature import read_signature
 from phalanx.errors import Unavailable
 

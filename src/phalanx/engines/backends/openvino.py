@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from phalanx.engines.backends import Ids, Precision, Vectors
 from phalanx.engines.backends.devices import processor_name
-from phalanx.engines.backends.images import Pixels, Port, Tensors, only_input
+from phalanx.engines.backends.graphs import Ids, Pixels, Port, Precision, Tensors, Vectors, only_input
 from phalanx.engines.backends.mapped import forget_pages
 from phalanx.engines.backends.signature import Signature, read_signature
 from phalanx.engines.threads import visible_cores

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from phalanx.contract.faces import MIN_CONFIDENCE
-from phalanx.engines.backends.images import ImageBackend
+from phalanx.engines.backends.graphs import ImageBackend
 from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Candidates, Layout, decode, merge
 from phalanx.engines.face.facts import LEFT_EYE, RIGHT_EYE, Box, Face
 from phalanx.engines.face.framing import Image, Square, cut_square, letterbox

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.contract.vector import Vector
-from phalanx.engines.backends.images import ImageBackend
+from phalanx.engines.backends.graphs import ImageBackend
 from phalanx.engines.face.align import Chip, Image, align
 from phalanx.engines.face.facts import Keypoints
 from phalanx.engines.face.spec import FaceSpec

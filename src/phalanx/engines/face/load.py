@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from phalanx.engines.backends import Precision
-from phalanx.engines.backends.images import ImageBackend, open_image_backend
+from phalanx.engines.backends.graphs import ImageBackend
+from phalanx.engines.backends.images import open_image_backend
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.face.embedder import FaceEmbedder
 from phalanx.engines.face.golden import check_golden, require_golden

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from phalanx.engines.backends import Precision
-from phalanx.engines.backends.images import ImageBackend, open_image_backend
+from phalanx.engines.backends.graphs import ImageBackend
+from phalanx.engines.backends.images import open_image_backend
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Layout
 from phalanx.engines.face.detector import FaceDetector, Lane, Range, prepare

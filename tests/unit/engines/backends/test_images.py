@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from phalanx.engines.backends import EngineName
-from phalanx.engines.backends.images import Port, open_image_backend
+from phalanx.engines.backends.graphs import Port
+from phalanx.engines.backends.images import open_image_backend
 from phalanx.errors import Unavailable
 
 ENGINES: list[EngineName] = ["openvino", "onnxruntime"]
