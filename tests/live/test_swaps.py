@@ -240,3 +240,31 @@ def test_several_workers_swap_once_all_have_the_version_warm(
     ]  # fmt: skip
     assert [line["event"] for line in lines] == ["model warm", "model warm", "model swapped", "model swapped"]
     assert len({line["worker"] for line in lines[:2]}) == 2
+
+
+def test_two_versions_share_the_callers(worker: Any, own_models: Path) -> None:
+    """Each organisation has one of them for good; caches keep them apart; the header and the metrics say which."""
+    store = ModelStore(own_models)
+    old, new = copy_of(store, TEXT)
+    keys = [worker.key(f"caller{number}@example.org") for number in range(6)]
+    callers = [
+        Callers(worker, key, [("/v1/text/embed", lambda count: {"texts": [f"text {count % 5}"]})]) for key in keys
+    ]
+    worker.run("models", "activate", TEXT, f"{old}=50", f"{new}=50")
+    wait_for(lambda: seen(worker, "model swapped", model=TEXT) == 1, "not swapped", worker)
+    for one in callers:
+        one.stop()
+        assert one.failures == []
+    after = [Callers(worker, key, [("/v1/text/embed", text)]) for key in keys]
+    time.sleep(2)
+    for one in after:
+        one.stop()
+        assert len(one.versions("/v1/text/embed")) == 1
+    assert set().union(*(one.versions("/v1/text/embed") for one in after)) == {old, new}
+    listed = json.loads(worker.get(f"/v1/models/{TEXT}", keys[0])[1])
+    assert listed["weights"] == {old: 0.5, new: 0.5}
+    for version in (old, new):
+        assert f'phalanx_tokens_total{{model="{TEXT}",version="{version}"}}' in worker.metrics()
+    worker.run("models", "activate", TEXT, new)
+    wait_for(lambda: seen(worker, "model freed", version=old) == 1, "not freed", worker)
+    assert worker.post("/v1/text/embed", {"texts": ["still here"]}, keys[0])[0] == 200

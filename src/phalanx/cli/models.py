@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from phalanx.errors import InvalidRequest
 from phalanx.models.catalogue import Entry, Source
 from phalanx.models.progress import Progress
 from phalanx.models.sources import Access, parse_source
@@ -129,10 +130,44 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: phalanx models activate all-MiniLM-L6-v2 53aa51172d14")
-def activate(context: typer.Context, name: Name, version: VersionArgument) -> None:
-    """Serve this version, which is verified first. Running workers notice."""
-    _say_active(open_store(context).activate(name, version))
+@app.command(
+    epilog="Examples: phalanx models activate all-MiniLM-L6-v2 53aa51172d14 · phalanx models activate NAME V1=90 V2=10"
+)
+def activate(
+    context: typer.Context,
+    name: Name,
+    versions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VERSION...", help="A version as `phalanx models list` shows it, or several, each =WEIGHT."
+        ),
+    ],
+) -> None:
+    """Serve this version, or share the callers out among several by weight. They are verified first; workers notice."""
+    active = open_store(context).activate_shares(name, _shares(versions))
+    if len(active) == 1:
+        _say_active(active[0].version)
+        return
+    total = sum(weight for _, weight in active)
+    for version, weight in active:
+        said = f"{version.name} {version.version} has {weight / total:.3g} of the callers"
+        Console().print(said, highlight=False, soft_wrap=True)
+
+
+def _shares(versions: list[str]) -> dict[str, float]:
+    """Read `VERSION` or `VERSION=WEIGHT`. Raises `InvalidRequest`."""
+    found: dict[str, float] = {}
+    for text in versions:
+        version, equals, weight = text.partition("=")
+        if not equals and len(versions) > 1:
+            raise InvalidRequest(f"{text!r} has no weight; of several versions each needs one, as {text}=50")
+        if version in found:
+            raise InvalidRequest(f"the version {version} is named twice")
+        try:
+            found[version] = float(weight) if equals else 1.0
+        except ValueError:
+            raise InvalidRequest(f"{weight!r} is no weight; write {version}=90") from None
+    return found
 
 
 @app.command(epilog="Example: phalanx models rollback all-MiniLM-L6-v2")
@@ -278,10 +313,17 @@ def _table(models: list[Installed]) -> Table:
         table.add_column(header, overflow="fold")
     for model in models:
         facts, active = _facts(model), _weights(model)
-        here = [f"{'*' if one.version in active else ' '} {one.version}" for one in model.versions]
+        here = [_starred(active, one.version) for one in model.versions]
         dimensions = "" if facts.dimensions is None else str(facts.dimensions)
         table.add_row(model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled")
     return table
+
+
+def _starred(active: dict[str, float], version: str) -> str:
+    """Return a version, with a star if it is active and its share where it has not all callers."""
+    if version not in active:
+        return f"  {version}"
+    return f"* {version}" + ("" if len(active) == 1 else f" {active[version] / sum(active.values()):.0%}")
 
 
 def _print_json(value: object) -> None:

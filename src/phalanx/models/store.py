@@ -5,6 +5,7 @@ A change is one rename, so a reader sees all of it or nothing, and a worker noti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -192,20 +193,39 @@ class ModelStore:
 
         Raises `NotFound`, `Conflict` when it is damaged.
         """
+        (active,) = self.activate_shares(name, {version: 1.0})
+        return active.version
+
+    def activate_shares(self, name: str, weights: Mapping[str, float]) -> list[ActiveVersion]:
+        """Share callers out among versions by weight, each of which is verified first.
+
+        Raises `NotFound`, `Conflict` when one is damaged, `InvalidRequest` for a weight that is not above 0, or none.
+        """
         name = self._name(name)
+        if not weights:
+            raise InvalidRequest("name at least one version")
+        for version, weight in weights.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise InvalidRequest(f"the weight of {version} is {weight:g}; it must be more than 0")
         with self._layout.locked(name, Silent()):
-            manifest = self._manifest(name, version)
-            for report in self._check(manifest):
-                if report.problem:
-                    raise Conflict(f"version {version} of {name} is damaged: {report.file} {report.problem}")
+            manifests = [self._manifest(name, version) for version in weights]
+            for manifest in manifests:
+                for report in self._check(manifest):
+                    if report.problem:
+                        raise Conflict(
+                            f"version {manifest.version} of {name} is damaged: {report.file} {report.problem}"
+                        )
             try:
                 pointer = self._layout.read_pointer(name)
             except Unavailable:
                 pointer = None
-            chosen = [Weighted(version)]
+            chosen = [Weighted(version, weight) for version, weight in weights.items()]
             if pointer is None or pointer.versions != chosen:
                 self._point(name, chosen, previous=pointer.versions if pointer else [])
-        return self._version(manifest)
+        return [
+            ActiveVersion(self._version(manifest), weight)
+            for manifest, weight in zip(manifests, weights.values(), strict=True)
+        ]
 
     def rollback(self, name: str) -> Version:
         """Go back to what was active before; a second time comes forward again.

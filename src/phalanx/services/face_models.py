@@ -29,6 +29,7 @@ class ServedDetector:
     sha256: str = ""
     licence: str = ""
     created: int = 0
+    is_simulated: bool = False
 
     def describe(self) -> Model:
         """Return its facts."""
@@ -64,6 +65,7 @@ class ServedEmbedder:
     aliases: tuple[str, ...] = ()
     licence: str = ""
     created: int = 0
+    is_simulated: bool = False
 
     @property
     def name(self) -> str:

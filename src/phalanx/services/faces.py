@@ -67,7 +67,7 @@ class FaceService:
         Raises `InvalidRequest` unless one of image and images is sent, `Unavailable`, and for one image what intake
         raises. An image without a face is no error.
         """
-        served = self._models.detector()
+        served = self._models.detector(ticket.caller.subject)
 
         async def one(image: Any) -> DetectResult:
             data, digest = await self.read(ticket, image)
@@ -94,8 +94,8 @@ class FaceService:
         Raises `NoFace` where there is none, `InvalidRequest` for a face beyond the last one, `ModelNotFound`,
         `Unavailable`, and what intake raises.
         """
-        served = self._models.embedder(request.model)
-        detector = None if request.aligned else self._models.detector()
+        served = self._models.embedder(request.model, ticket.caller.subject)
+        detector = None if request.aligned else self._models.detector(ticket.caller.subject)
 
         async def one(image: Any) -> EmbedFacesResult:
             data, digest = await self.read(ticket, image)
@@ -112,7 +112,7 @@ class FaceService:
             return EmbedFacesResult(faces=faces, cached=cached)
 
         results = await each(request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
-        _name(ticket, served)
+        _name(ticket, served, detector)
         spec = served.embedder.spec
         rest: dict[str, Any] = {"results": results}
         if request.images is None:
@@ -126,7 +126,10 @@ class FaceService:
 
     async def compare(self, ticket: Ticket, request: CompareFacesRequest) -> CompareFacesResponse:
         """Compare the largest faces of two images. Raises what `embed` raises for one image."""
-        served, detector = self._models.embedder(request.model), self._models.detector()
+        served, detector = (
+            self._models.embedder(request.model, ticket.caller.subject),
+            self._models.detector(ticket.caller.subject),
+        )
 
         async def one(image: Any) -> tuple[Vector, FoundFace]:
             data, digest = await self.read(ticket, image)
@@ -146,7 +149,7 @@ class FaceService:
             if isinstance(result, BaseException):
                 raise result
         (first, one_face), (second, other_face) = [pair for pair in results if not isinstance(pair, BaseException)]
-        _name(ticket, served)
+        _name(ticket, served, detector)
         spec = served.embedder.spec
         value = served.embedder.compare(first, second)
         is_cosine = spec.metric == "cosine"
@@ -250,8 +253,10 @@ def _looking(served: ServedDetector, request: Looking) -> tuple[Any, ...]:
     return served.name, served.version, *arithmetic, request.detector, request.min_confidence
 
 
-def _name(ticket: Ticket, served: ServedDetector | ServedEmbedder) -> None:
-    ticket.meter.model, ticket.meter.model_version = served.name, served.version
+def _name(ticket: Ticket, served: ServedDetector | ServedEmbedder, detector: ServedDetector | None = None) -> None:
+    if detector is not None:
+        ticket.meter.note_model(detector)
+    ticket.meter.note_model(served)
 
 
 def _fields(struct: msgspec.Struct, *, but: str = "error") -> dict[str, Any]:

@@ -33,6 +33,7 @@ class ServedText:
     aliases: tuple[str, ...] = ()
     licence: str = ""
     created: int = 0
+    is_simulated: bool = False
 
     @property
     def name(self) -> str:

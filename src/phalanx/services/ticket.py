@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from phalanx.contract.keys import Scope, Tier
 from phalanx.ports import Grant
@@ -48,6 +48,25 @@ class Caller:
         return self.tier == OPERATOR
 
 
+class Answering(Protocol):
+    """A model's version as answers name it."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        ...
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it is a stand-in."""
+        ...
+
+
 @dataclass(slots=True)
 class Meter:
     """What a call has used so far; services add to it, the gate bills it, edges show it. Seconds and counts."""
@@ -61,6 +80,11 @@ class Meter:
     queue_s: float = 0.0
     engine_s: float = 0.0
     simulated: bool = False
+
+    def note_model(self, answered: Answering) -> None:
+        """Note what answers the call; once it was a stand-in for anything, the call is simulated."""
+        self.model, self.model_version = answered.name, answered.version
+        self.simulated = self.simulated or answered.is_simulated
 
 
 @dataclass(frozen=True, slots=True)

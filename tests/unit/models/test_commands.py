@@ -156,3 +156,54 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "[odd] name" in shown
     assert "100/100 bytes" in shown
     assert "one [note]" in shown
+
+
+def test_several_versions_share_the_callers_by_weight(root: Path) -> None:
+    first, second = versions(root)
+    shown = said(run(root, "activate", "tiny", f"{first}=90", f"{second}=10"))
+    assert shown.splitlines() == [f"tiny {first} has 0.9 of the callers", f"tiny {second} has 0.1 of the callers"]
+    store = ModelStore(root)
+    assert [(one.version.version, one.weight) for one in store.active_versions("tiny")] == [(first, 90), (second, 10)]
+    assert store.active("tiny").version == first
+    listed = said(run(root, "list"))
+    assert f"* {first} 90%" in listed
+    assert "10%" in listed
+    assert said(run(root, "rollback", "tiny")) == f"tiny {first} is active\n"
+    assert len(store.active_versions("tiny")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["{0}", "{1}"], "has no weight"),
+        (["{0}=90", "{0}=10"], "named twice"),
+        (["{0}=many", "{1}=10"], "'many' is no weight"),
+        (["{0}=0", "{1}=10"], "must be more than 0"),
+        (["{0}=nan", "{1}=10"], "must be more than 0"),
+        (["{0}=-1"], "must be more than 0"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(root: Path, words: list[str], problem: str) -> None:
+    before = ModelStore(root).pointer("tiny")
+    result = run(root, "activate", "tiny", *(word.format(*versions(root)) for word in words))
+    assert isinstance(result.exception, InvalidRequest)
+    assert problem in str(result.exception)
+    assert ModelStore(root).pointer("tiny") == before
+
+
+def test_one_damaged_version_of_several_is_refused(root: Path) -> None:
+    first, second = versions(root)
+    (root / "tiny" / second / "model.onnx").write_bytes(b"else")
+    result = run(root, "activate", "tiny", f"{first}=1", f"{second}=1")
+    assert isinstance(result.exception, Conflict)
+    assert len(ModelStore(root).active_versions("tiny")) == 1
+
+
+def test_a_change_of_the_pointer_changes_its_mark(root: Path) -> None:
+    first, second = versions(root)
+    store = ModelStore(root)
+    marks = store.pointer_marks()
+    assert marks.keys() == {"tiny"}
+    assert store.pointer_marks() == marks
+    store.activate_shares("tiny", {first: 1, second: 2})
+    assert store.pointer_marks() != marks
