@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
-import math
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +16,7 @@ from phalanx.engines.image.decode import Decoded, Pixels, decode
 from phalanx.engines.image.process import check_steps, process
 from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError, TooLarge, UnreadableInput
 from phalanx.ports import Clock
+from phalanx.services.threads import BoundedThreads, seconds_left
 from phalanx.services.ticket import Ticket
 
 T = TypeVar("T")
@@ -28,7 +26,6 @@ FindFace = Callable[[Ticket, Pixels], Awaitable[Face]]
 
 AT_ONCE = 2
 MAX_WAITING = 64
-RETRY_AFTER_S = 1.0
 
 
 class Fetches(Protocol):
@@ -51,8 +48,7 @@ class ImageIntake:
         self._clock = clock
         self._max_bytes = max_bytes
         self.max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="images")
-        self._under_way = 0
+        self._threads = BoundedThreads("images", clock, at_once=AT_ONCE, max_waiting=MAX_WAITING)
 
     async def read(self, ticket: Ticket, image: Any) -> bytes:
         """Return the file of an image as it was sent.
@@ -61,7 +57,7 @@ class ImageIntake:
         and what fetching raises.
         """
         if isinstance(image, str) and image[:8].lower().startswith(("http://", "https://")):
-            return await self._fetcher.fetch(image, within_s=self._left(ticket))
+            return await self._fetcher.fetch(image, within_s=seconds_left(ticket, self._clock))
         if isinstance(image, str):
             return self._within_limit(from_text(image))
         if isinstance(image, bytes):
@@ -74,39 +70,12 @@ class ImageIntake:
         return await self.run(ticket, lambda: decode(data, max_pixels=self.max_pixels, max_side=max_side))
 
     async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
-        """Do work on pixels in a thread. Raises `Overloaded` when too much waits, `DeadlineExceeded`.
-
-        What the deadline overtakes while it waits is never begun; what has begun ends by itself.
-        """
-        if self._under_way >= AT_ONCE + MAX_WAITING:
-            raise Overloaded("too many images are being worked on", retry_after_s=RETRY_AFTER_S)
-        job = self._threads.submit(work)
-        self._under_way += 1
-        job.add_done_callback(self._count_down(asyncio.get_running_loop()))
-        left = self._left(ticket)
-        try:
-            async with asyncio.timeout(left):
-                return await asyncio.wrap_future(job)
-        except TimeoutError:
-            raise DeadlineExceeded("the image was not finished before the deadline") from None
+        """Do work on pixels in a thread. Raises `Overloaded` when too much waits, `DeadlineExceeded`, and what the work raises."""
+        return await self._threads.run(ticket, work)
 
     def close(self) -> None:
         """Drop what waits; what is under way ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _count_down(self, loop: asyncio.AbstractEventLoop) -> Callable[[object], None]:
-        def done() -> None:
-            self._under_way -= 1
-
-        def note(_: object) -> None:
-            # A cancelled job ends on the loop's thread, any other on its own; a closed loop no longer counts.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(done)
-
-        return note
-
-    def _left(self, ticket: Ticket) -> float | None:
-        return None if math.isinf(ticket.deadline) else max(0.0, ticket.deadline - self._clock.monotonic())
+        self._threads.close()
 
     def _within_limit(self, data: bytes) -> bytes:
         if len(data) > self._max_bytes:

@@ -17,6 +17,11 @@ T = TypeVar("T")
 RETRY_AFTER_S = 1.0
 
 
+def seconds_left(ticket: Ticket, clock: Clock) -> float | None:
+    """Return how long a call still has, 0 when its deadline is past, None when it has none."""
+    return None if math.isinf(ticket.deadline) else max(0.0, ticket.deadline - clock.monotonic())
+
+
 class BoundedThreads:
     """Runs at most `at_once` pieces of work, while at most `max_waiting` more wait. `name` is said in errors and to debuggers."""
 
@@ -39,9 +44,8 @@ class BoundedThreads:
         job = self._threads.submit(work)
         self._under_way += 1
         job.add_done_callback(lambda done: self._note_end(loop, done))
-        left = None if math.isinf(ticket.deadline) else max(0.0, ticket.deadline - self._clock.monotonic())
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(seconds_left(ticket, self._clock)):
                 return await asyncio.wrap_future(job)
         except TimeoutError:
             raise DeadlineExceeded(f"the {self._name} were not finished before the deadline") from None
