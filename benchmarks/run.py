@@ -28,6 +28,7 @@ SCRIPTS = (
     "face_vectors",
     "faces",
     "similarity",
+    "collections",
     "memory",
     "admission",
     "limits",
