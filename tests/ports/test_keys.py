@@ -230,3 +230,18 @@ async def test_keys_outlive_the_connection(sql_url: str) -> None:
     second = open_database(sql_url)
     assert await in_database(second).keys.list() == [make_key(1, revoked_at=9.0)]
     await second.close()
+
+
+async def test_a_list_of_keys_comes_in_pages(store: KeyStore) -> None:
+    """Two of the same age among them; what was made meanwhile moves no page; nothing comes after what is not there."""
+    for n, created_at in ((1, 10.0), (2, 20.5), (3, 20.5), (4, 30.0)):
+        await store.add(make_key(n, created_at=created_at))
+    await store.add(make_key(9, created_at=20.0, organisation="b"))
+    every = await store.list()
+    assert await store.list(limit=2) == every[:2]
+    await store.add(make_key(0, created_at=1.0))
+    for place, record in enumerate(every, 1):
+        assert await store.list(after=record.id, limit=2) == every[place : place + 2]
+    own = await store.list(organisation=every[0].organisation, after=every[0].id)
+    assert own == [record for record in every[1:] if record.organisation == every[0].organisation]
+    assert await store.list(after="none-such") == []

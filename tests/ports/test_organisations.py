@@ -54,8 +54,8 @@ async def test_organisations_are_listed_by_age_or_in_the_order_of_joining(caller
     for organisation, at in (("org-2", 2_000.0), ("org-4", 1.0)):
         await callers.organisations.put_member(organisation, "user-1", "member", at=at)
     assert [found.id for found in await callers.organisations.list()] == ["org-3", "org-4", "org-2", "org-1"]
-    assert [found.id for found in await callers.organisations.list(user_id="user-1")] == ["org-4", "org-1", "org-2"]
-    assert await callers.organisations.list(user_id="nobody") == []
+    assert [found.id for found in await callers.organisations.list_of("user-1")] == ["org-4", "org-1", "org-2"]
+    assert await callers.organisations.list_of("nobody") == []
 
 
 async def test_only_what_is_given_is_changed(callers: Callers) -> None:

@@ -29,7 +29,7 @@ def reads(callers: Callers) -> list[Awaitable[object]]:
     return [
         callers.keys.find("d"), callers.keys.get("key-1"), callers.keys.list(), callers.keys.ping(),
         callers.users.get("user-1"), callers.users.find("e"), callers.users.list(),
-        callers.organisations.get("org-1"), callers.organisations.list(), callers.organisations.list(user_id="u"),
+        callers.organisations.get("org-1"), callers.organisations.list(), callers.organisations.list_of("u"),
         callers.organisations.members("org-1"), callers.sessions.get("s"), callers.sessions.standing("s"),
         callers.sessions.list("user-1"), callers.changes.version(), callers.changes.since(0),
         callers.audit.list(organisation=None, action=None, before=None, limit=1),

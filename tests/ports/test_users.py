@@ -104,3 +104,17 @@ async def test_a_hash_is_renewed_unless_the_password_was_changed_meanwhile(calle
     await callers.users.rehash("nobody", user.password_hash, "late")
     assert await callers.users.list() == [make_user(1, password_hash="renewed"), make_user(2)]
     assert await callers.news(0) == []
+
+
+async def test_a_list_of_users_comes_in_pages(callers: Callers) -> None:
+    """So does that of the organisations which came with them."""
+    for n in range(5):
+        await callers.sign_up(n, created_at=10.0 + n // 2)
+    for every, store in (
+        (await callers.users.list(), callers.users),
+        (await callers.organisations.list(), callers.organisations),
+    ):
+        assert len(every) == 5
+        assert await store.list(limit=2) == every[:2]
+        assert await store.list(after=every[1].id, limit=2) == every[2:4]
+        assert await store.list(after=every[4].id) == await store.list(after="none-such") == []

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import enum
 import time
+from typing import Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from phalanx.app import App
+from phalanx.cli.pages import AFTER, LIMIT, read_pages
+from phalanx.cli.requests import convert
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.keys import (
     ALL_SCOPES,
@@ -55,10 +59,7 @@ def create(
         "email": email, "tier": tier and tier.value, "name": name, "scopes": scope, "expires_in_days": days,
         "organisation": organisation,
     }  # fmt: skip
-    try:
-        request = msgspec.convert(fields, CreateKeyRequest)
-    except msgspec.ValidationError as error:
-        raise typer.BadParameter(str(error)) from None
+    request = convert(fields, CreateKeyRequest)
     answer: CreateKeyResponse = with_app(lambda app: call_here(app, app.operations["keys.create"], request))
     _show(answer, as_json=as_json)
 
@@ -66,16 +67,23 @@ def create(
 @app.command("list", epilog="Example: phalanx keys list --organisation ann@example.org")
 def list_keys(
     organisation: str | None = typer.Option(None, help="Show the keys of one organisation only."),
+    after: str | None = AFTER,
+    limit: int | None = LIMIT,
     as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
 ) -> None:
     """List keys, oldest first."""
-    request = ListKeysRequest(organisation=organisation)
-    answer: ListKeysResponse = with_app(lambda app: call_here(app, app.operations["keys.list"], request))
+
+    async def ask(app: App, page: dict[str, Any]) -> tuple[list[KeyView], str]:
+        request = convert({"organisation": organisation, **page}, ListKeysRequest)
+        answer: ListKeysResponse = await call_here(app, app.operations["keys.list"], request)
+        return answer.keys, answer.next
+
+    keys = with_app(lambda app: read_pages(lambda page: ask(app, page), after=after, limit=limit))
     if as_json:
-        typer.echo(msgspec.json.encode(answer.keys).decode())
+        typer.echo(msgspec.json.encode(keys).decode())
         return
     table = Table(Column("id", no_wrap=True), "key", "email", "name", "tier", "scopes", "created", "state")
-    for key in answer.keys:
+    for key in keys:
         made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
         scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
         table.add_row(key.id, f"{key.hint}…", key.email, key.name, key.tier, scopes, made, _state(key))
@@ -85,7 +93,7 @@ def list_keys(
 @app.command(epilog="Example: phalanx keys revoke 019a6f0e-5c1b-7000-8000-3f6b1f4e9a11")
 def revoke(key_id: str = typer.Argument(help="The key's id, as `phalanx keys list` shows it.")) -> None:
     """Revoke a key; running workers refuse it within a second."""
-    request = RevokeKeyRequest(id=key_id)
+    request = convert({"id": key_id}, RevokeKeyRequest)
     view: KeyView = with_app(lambda app: call_here(app, app.operations["keys.revoke"], request))
     typer.echo(f"The key {view.hint}… ({view.name}) of {view.email} is revoked.")
 
@@ -97,7 +105,7 @@ def rotate(
     as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
 ) -> None:
     """Replace a key by one that can do the same, and print it, this once."""
-    request = RotateKeyRequest(id=key_id, grace_seconds=grace_seconds)
+    request = convert({"id": key_id, "grace_seconds": grace_seconds}, RotateKeyRequest)
     _show(with_app(lambda app: call_here(app, app.operations["keys.rotate"], request)), as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from phalanx.app import App
+from phalanx.cli.requests import convert
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.usage import UsageReportRequest, UsageReportResponse, UsageRow
 from phalanx.services.periods import month_of
@@ -43,10 +44,7 @@ def report(
 ) -> None:
     """Sum up usage, exactly."""
     given = {"organisation": organisation, "from": since, "to": until, "by": by.value}
-    try:
-        request = msgspec.convert({name: value for name, value in given.items() if value}, UsageReportRequest)
-    except msgspec.ValidationError as error:
-        raise typer.BadParameter(str(error)) from None
+    request = convert({name: value for name, value in given.items() if value is not None}, UsageReportRequest)
     answer: UsageReportResponse = with_app(lambda app: call_here(app, app.operations["usage.report"], request))
     if as_json:
         typer.echo(msgspec.json.encode(answer).decode())

@@ -13,6 +13,8 @@ from rich.table import Column, Table
 
 from phalanx.app import App
 from phalanx.cli.keys import TierName
+from phalanx.cli.pages import AFTER, LIMIT, read_pages
+from phalanx.cli.requests import convert
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest, UserView
 from phalanx.errors import NotFound
@@ -33,15 +35,19 @@ def create(
 ) -> None:
     """Make a user, with an organisation of their own, also where SIGNUP is closed."""
     password = _read_password(from_stdin=password_stdin)
-    request = _convert({"email": email, "password": password, "staff": staff, "tier": tier.value}, CreateUserRequest)
+    request = convert({"email": email, "password": password, "staff": staff, "tier": tier.value}, CreateUserRequest)
     view: UserView = with_app(lambda app: call_here(app, app.operations["users.create"], request))
     typer.echo(f"{view.email} can log in. Their id is {view.id}.")
 
 
 @app.command("list", epilog="Example: phalanx users list --json")
-def list_users(as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON.")) -> None:
+def list_users(
+    after: str | None = AFTER,
+    limit: int | None = LIMIT,
+    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+) -> None:
     """List users, oldest first."""
-    users = with_app(_all_users)
+    users = with_app(lambda app: read_pages(lambda page: _ask(app, page), after=after, limit=limit))
     if as_json:
         typer.echo(msgspec.json.encode(users).decode())
         return
@@ -76,19 +82,20 @@ def password(email: str = EMAIL, password_stdin: bool = FROM_STDIN) -> None:
 def _update(email: str, **changes: Any) -> UserView:
     async def update(app: App) -> UserView:
         wanted = normal_email(email)
-        user = next((user for user in await _all_users(app) if user.email == wanted), None)
-        if user is None:
+        found, _ = await _ask(app, {"email": wanted})
+        if not found:
             raise NotFound(f"there is no user {wanted!r}")
-        request = _convert({"id": user.id, **changes}, UpdateUserRequest)
+        request = convert({"id": found[0].id, **changes}, UpdateUserRequest)
         view: UserView = await call_here(app, app.operations["users.update"], request)
         return view
 
     return with_app(update)
 
 
-async def _all_users(app: App) -> list[UserView]:
-    answer: ListUsersResponse = await call_here(app, app.operations["users.list"], ListUsersRequest())
-    return answer.users
+async def _ask(app: App, fields: dict[str, Any]) -> tuple[list[UserView], str]:
+    request = convert(fields, ListUsersRequest)
+    answer: ListUsersResponse = await call_here(app, app.operations["users.list"], request)
+    return answer.users, answer.next
 
 
 def _read_password(*, from_stdin: bool) -> str:
@@ -96,10 +103,3 @@ def _read_password(*, from_stdin: bool) -> str:
         return sys.stdin.readline().rstrip("\r\n")
     typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     return typed
-
-
-def _convert(fields: dict[str, Any], request: type[Any]) -> Any:
-    try:
-        return msgspec.convert(fields, request)
-    except msgspec.ValidationError as error:
-        raise typer.BadParameter(str(error)) from None

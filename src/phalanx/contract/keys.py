@@ -21,6 +21,8 @@ Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=PRINTABLE)]
 Id = Annotated[str, Meta(min_length=1, max_length=254, pattern=PRINTABLE)]
 """A UUID of ours, or, of an organisation, the email that it is named by."""
+PageSize = Annotated[int, Meta(ge=1, le=1000)]
+"""How much of a list is asked for at once."""
 
 
 class KeyRecord(Struct, frozen=True, kw_only=True):
@@ -80,15 +82,18 @@ class CreateKeyResponse(Confidential, frozen=True, kw_only=True):
 
 
 class ListKeysRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for the keys of the caller's organisation, or of all for an administrator."""
+    """Ask for the keys of the caller's organisation, or of all for an administrator; `after` is the last one's id seen."""
 
     organisation: Id | None = None
+    after: Id | None = None
+    limit: PageSize = 100
 
 
 class ListKeysResponse(Struct, frozen=True, kw_only=True):
-    """Keys, oldest first."""
+    """Keys, oldest first; `next` continues the list as `after`, and is empty at its end."""
 
     keys: list[KeyView] = field(default_factory=list)
+    next: str = ""
 
 
 class RevokeKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from phalanx.contract.confidential import Confidential
-from phalanx.contract.keys import Email, Id, Name, Tier
+from phalanx.contract.keys import Email, Id, Name, PageSize, Tier
 
 Role = Literal["admin", "member"]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -183,7 +183,13 @@ class Ended(Struct, frozen=True, kw_only=True):
 
 
 class ListOrganisationsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for the organisations of the caller, or for all as an administrator of the installation."""
+    """Ask for the organisations of the caller, or for all as an administrator of the installation.
+
+    `after` is the last one's id seen. A user has twenty at most, which come at once.
+    """
+
+    after: Id | None = None
+    limit: PageSize = 100
 
 
 class OrganisationView(Struct, frozen=True, kw_only=True):
@@ -197,9 +203,10 @@ class OrganisationView(Struct, frozen=True, kw_only=True):
 
 
 class ListOrganisationsResponse(Struct, frozen=True, kw_only=True):
-    """Organisations in the order of joining, or all, oldest first."""
+    """Organisations in the order of joining, or all, oldest first; `next` continues the list as `after`."""
 
     organisations: list[OrganisationView] = field(default_factory=list)
+    next: str = ""
 
 
 class CreateOrganisationRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,7 +267,11 @@ class RemoveMemberRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ListUsersRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for all users."""
+    """Ask for all users, or for the one with an `email`; `after` is the last one's id seen."""
+
+    email: Email | None = None
+    after: Id | None = None
+    limit: PageSize = 100
 
 
 class UserView(Struct, frozen=True, kw_only=True):
@@ -274,9 +285,10 @@ class UserView(Struct, frozen=True, kw_only=True):
 
 
 class ListUsersResponse(Struct, frozen=True, kw_only=True):
-    """Users, oldest first."""
+    """Users, oldest first; `next` continues the list as `after`, and is empty at its end."""
 
     users: list[UserView] = field(default_factory=list)
+    next: str = ""
 
 
 class CreateUserRequest(Confidential, frozen=True, kw_only=True, forbid_unknown_fields=True):

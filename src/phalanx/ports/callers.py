@@ -34,8 +34,10 @@ class KeyStore(Protocol):
         """
         ...
 
-    async def list(self, *, organisation: str | None = None) -> list[KeyRecord]:
-        """Return all keys, or those of one organisation, oldest first."""
+    async def list(
+        self, *, organisation: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[KeyRecord]:
+        """Return keys, or those of one organisation, oldest first: at most `limit`, of those after the id `after`."""
         ...
 
     async def revoke(self, key_id: str, *, at: float) -> KeyRecord | None:
@@ -80,8 +82,8 @@ class UserStore(Protocol):
         """Return the user with this email, which is in lower case, or None."""
         ...
 
-    async def list(self) -> list[UserRecord]:
-        """Return all users, oldest first."""
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[UserRecord]:
+        """Return users, oldest first: at most `limit`, of those after the id `after`."""
         ...
 
     async def update(
@@ -126,8 +128,12 @@ class OrganisationStore(Protocol):
         """Return the members in the order of joining; none for an organisation that is not there."""
         ...
 
-    async def list(self, *, user_id: str | None = None) -> list[OrganisationRecord]:
-        """Return all organisations, or those of a user in the order of joining, oldest first."""
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[OrganisationRecord]:
+        """Return organisations, oldest first: at most `limit`, of those after the id `after`."""
+        ...
+
+    async def list_of(self, user_id: str) -> Sequence[OrganisationRecord]:
+        """Return the organisations of a user in the order of joining."""
         ...
 
     async def put_member(self, organisation: str, user_id: str, role: Role, *, at: float) -> None:

@@ -107,9 +107,12 @@ class KeyService:
         return CreateKeyResponse(key=text, record=_view(record))
 
     async def list(self, ticket: Ticket, request: ListKeysRequest) -> ListKeysResponse:
-        """Return keys, oldest first."""
+        """Return a page of keys, oldest first."""
         organisation = request.organisation if _is_admin(ticket.caller) else ticket.caller.organisation
-        return ListKeysResponse(keys=[_view(record) for record in await self._store.list(organisation=organisation)])
+        limit = request.limit
+        found = await self._store.list(organisation=organisation, after=request.after, limit=limit + 1)
+        page = found[:limit]
+        return ListKeysResponse(keys=[*map(_view, page)], next=page[-1].id if len(found) > limit else "")
 
     async def revoke(self, ticket: Ticket, request: RevokeKeyRequest) -> KeyView:
         """End a key; a second time changes nothing. Raises `NotFound`."""

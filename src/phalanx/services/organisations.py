@@ -54,17 +54,20 @@ class OrganisationService:
         self._new_id = new_id
 
     async def list(self, ticket: Ticket, request: ListOrganisationsRequest) -> ListOrganisationsResponse:
-        """Return the caller's organisations, or all for an administrator of the installation."""
-        caller = ticket.caller
-        theirs = await self._store.list(user_id=caller.user_id) if caller.user_id else []
+        """Return the caller's organisations, or a page of all for an administrator of the installation."""
+        caller, following = ticket.caller, ""
+        theirs = [*await self._store.list_of(caller.user_id)] if caller.user_id else []
         records = theirs
         if _is_staff(caller):
-            records = await self._store.list()
+            found = await self._store.list(after=request.after, limit=request.limit + 1)
+            records = found[: request.limit]
+            following = records[-1].id if len(found) > request.limit else ""
         elif not caller.user_id:
             own = await self._store.get(caller.organisation)
             records = [own] if own else []
         seats = {one.id: await self._role(one.id, caller) for one in theirs}
-        return ListOrganisationsResponse(organisations=[_view(one, seats.get(one.id, "")) for one in records])
+        views = [_view(one, seats.get(one.id, "")) for one in records]
+        return ListOrganisationsResponse(organisations=views, next=following)
 
     async def create(self, ticket: Ticket, request: CreateOrganisationRequest) -> OrganisationView:
         """Make an organisation, of which a user who makes it is admin.
@@ -77,7 +80,7 @@ class OrganisationService:
                 raise Forbidden("organisations are made by users: log in")
             if request.tier != "free":
                 raise Forbidden("only an administrator of the installation chooses a tier")
-            if len(await self._store.list(user_id=caller.user_id)) >= MAX_PER_USER:
+            if len(await self._store.list_of(caller.user_id)) >= MAX_PER_USER:
                 raise Conflict(f"a user may be a member of {MAX_PER_USER} organisations, as you are")
         record = OrganisationRecord(
             id=self._new_id(), name=_stripped(request.name), tier=request.tier, created_at=self._clock.now()
@@ -127,7 +130,7 @@ class OrganisationService:
         user = await self._users.find(normal_email(request.email))
         if user is None:
             raise NotFound(f"there is no user {request.email!r}; they have to sign up first")
-        theirs = {organisation.id for organisation in await self._store.list(user_id=user.id)}
+        theirs = {organisation.id for organisation in await self._store.list_of(user.id)}
         if request.id not in theirs and len(theirs) >= MAX_PER_USER:
             raise Conflict(f"a user may be a member of {MAX_PER_USER} organisations, as they are")
         await self._store.put_member(request.id, user.id, request.role, at=self._clock.now())

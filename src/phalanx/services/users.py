@@ -167,8 +167,14 @@ class UserService:
         return Ended(ended=await self._sessions.end_all(caller.user_id, keep=caller.session_id))
 
     async def list(self, ticket: Ticket, request: ListUsersRequest) -> ListUsersResponse:
-        """Return all users, oldest first."""
-        return ListUsersResponse(users=[_user_view(user) for user in await self._users.list()])
+        """Return a page of users, oldest first, or the one with an email."""
+        if request.email is not None:
+            user = await self._users.find(normal_email(request.email))
+            return ListUsersResponse(users=[_user_view(user)] if user else [])
+        limit = request.limit
+        found = await self._users.list(after=request.after, limit=limit + 1)
+        page = found[:limit]
+        return ListUsersResponse(users=[*map(_user_view, page)], next=page[-1].id if len(found) > limit else "")
 
     async def create(self, ticket: Ticket, request: CreateUserRequest) -> UserView:
         """Make a user as `signup` does, where that is closed, too; of any tier."""
@@ -214,7 +220,7 @@ class UserService:
 
     async def _choose(self, user_id: str, wanted: str | None) -> str:
         """Return the organisation that a session is for."""
-        theirs = [organisation.id for organisation in await self._organisations.list(user_id=user_id)]
+        theirs = [organisation.id for organisation in await self._organisations.list_of(user_id)]
         if wanted is not None and wanted not in theirs:
             raise Forbidden(f"you are no member of the organisation {wanted!r}")
         if not theirs:

@@ -65,3 +65,18 @@ def test_a_key_is_rotated() -> None:
     assert isinstance(phalanx("keys", "rotate", "none").exception, NotFound)
     unknown = phalanx("keys", "create", "ann@example.org", "--organisation", "none")
     assert isinstance(unknown.exception, NotFound)
+
+
+def test_lists_come_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All unless told otherwise, whatever a page holds."""
+    monkeypatch.setattr("phalanx.cli.pages.PAGE", 2)
+    for number in range(5):
+        assert phalanx("keys", "create", f"{number}@example.org").exit_code == 0
+        words = ("users", "create", f"{number}@example.org", "--password-stdin")
+        assert phalanx(*words, typed=PASSWORD).exit_code == 0
+    for noun in ("keys", "users"):
+        every = [one["id"] for one in json.loads(phalanx(noun, "list", "--json").stdout)]
+        assert len(set(every)) == 5
+        some = json.loads(phalanx(noun, "list", "--json", "--after", every[0], "--limit", "3").stdout)
+        assert [one["id"] for one in some] == every[1:4]
+        assert json.loads(phalanx(noun, "list", "--json", "--after", "none-such").stdout) == []

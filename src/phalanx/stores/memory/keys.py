@@ -10,6 +10,7 @@ from phalanx.contract.keys import KeyRecord
 from phalanx.contract.users import OrganisationRecord
 from phalanx.errors import Conflict
 from phalanx.stores.memory.directory import MemoryDirectory
+from phalanx.stores.memory.pages import page
 
 
 class MemoryKeyStore:
@@ -30,10 +31,12 @@ class MemoryKeyStore:
         """Store a new key, and its organisation if there is none; see the port. Raises `Conflict`."""
         self._add(record)
 
-    async def list(self, *, organisation: str | None = None) -> list[KeyRecord]:
-        """Return all keys, or those of one organisation, oldest first."""
+    async def list(
+        self, *, organisation: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[KeyRecord]:
+        """Return keys, or those of one organisation, oldest first: at most `limit`, of those after the id `after`."""
         wanted = (r for r in self._directory.keys.values() if organisation is None or r.organisation == organisation)
-        return sorted(wanted, key=lambda record: (record.created_at, record.id))
+        return page(wanted, after=after, limit=limit)
 
     async def revoke(self, key_id: str, *, at: float) -> KeyRecord | None:
         """Mark a key revoked at `at` (epoch seconds); the first time stays. None if there is no such key."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from phalanx.contract.keys import Tier
 from phalanx.contract.users import MemberRecord, OrganisationRecord, Role, UserRecord
 from phalanx.errors import Conflict, NotFound
 from phalanx.stores.memory.directory import MemoryDirectory
+from phalanx.stores.memory.pages import page
 
 
 class MemoryOrganisationStore:
@@ -54,11 +57,13 @@ class MemoryOrganisationStore:
         found = (member for member in self._directory.members.values() if member.organisation == organisation)
         return sorted(found, key=lambda member: (member.joined_at, member.user_id))
 
-    async def list(self, *, user_id: str | None = None) -> list[OrganisationRecord]:
-        """Return all organisations, or those of a user in the order of joining, oldest first."""
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[OrganisationRecord]:
+        """Return organisations, oldest first: at most `limit`, of those after the id `after`."""
+        return page(self._directory.organisations.values(), after=after, limit=limit)
+
+    async def list_of(self, user_id: str) -> Sequence[OrganisationRecord]:
+        """Return the organisations of a user in the order of joining."""
         found = self._directory.organisations
-        if user_id is None:
-            return sorted(found.values(), key=lambda organisation: (organisation.created_at, organisation.id))
         joined = [member for member in self._directory.members.values() if member.user_id == user_id]
         return [found[m.organisation] for m in sorted(joined, key=lambda m: (m.joined_at, m.organisation))]
 

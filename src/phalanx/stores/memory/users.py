@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from phalanx.contract.users import MemberRecord, OrganisationRecord, Role, UserRecord
 from phalanx.errors import Conflict
 from phalanx.stores.memory.directory import MemoryDirectory
+from phalanx.stores.memory.pages import page
 
 
 class MemoryUserStore:
@@ -40,9 +41,9 @@ class MemoryUserStore:
         """Return the user with this email, which is in lower case, or None."""
         return self._directory.users.get(self._directory.ids_by_email.get(email, ""))
 
-    async def list(self) -> list[UserRecord]:
-        """Return all users, oldest first."""
-        return sorted(self._directory.users.values(), key=lambda user: (user.created_at, user.id))
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[UserRecord]:
+        """Return users, oldest first: at most `limit`, of those after the id `after`."""
+        return page(self._directory.users.values(), after=after, limit=limit)
 
     async def update(
         self, user_id: str, *, password_hash: str | None = None, disabled_at: float | UnsetType | None = UNSET,

@@ -14,6 +14,7 @@ from phalanx.contract.keys import KeyRecord
 from phalanx.errors import Conflict
 from phalanx.stores.sql.changes import tell_keys
 from phalanx.stores.sql.database import Database
+from phalanx.stores.sql.pages import page
 from phalanx.stores.sql.tables import api_keys, organisations
 
 TOUCH_STEP = 1_000
@@ -49,9 +50,11 @@ class SqlKeyStore:
         async with self._database.transaction() as connection:
             await self._add(connection, record)
 
-    async def list(self, *, organisation: str | None = None) -> list[KeyRecord]:
-        """Return all keys, or those of one organisation, oldest first."""
-        query = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+    async def list(
+        self, *, organisation: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[KeyRecord]:
+        """Return keys, or those of one organisation, oldest first: at most `limit`, of those after the id `after`."""
+        query = page(select(api_keys), api_keys, after=after, limit=limit)
         if organisation is not None:
             query = query.where(api_keys.c.organisation == organisation)
         async with self._database.transaction() as connection:

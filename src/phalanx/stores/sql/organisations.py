@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from phalanx.contract.keys import Tier
@@ -11,6 +14,7 @@ from phalanx.contract.users import MemberRecord, OrganisationRecord, Role
 from phalanx.errors import Conflict, NotFound
 from phalanx.stores.sql.changes import tell_keys, tell_open_sessions, tell_sessions
 from phalanx.stores.sql.database import Database
+from phalanx.stores.sql.pages import page
 from phalanx.stores.sql.tables import api_keys, members, organisations, sessions, users
 
 
@@ -65,14 +69,17 @@ class SqlOrganisationStore:
             rows = (await connection.execute(query)).all()
         return [msgspec.convert(row, MemberRecord, from_attributes=True) for row in rows]
 
-    async def list(self, *, user_id: str | None = None) -> list[OrganisationRecord]:
-        """Return all organisations, or those of a user in the order of joining, oldest first."""
-        query = select(organisations)
-        if user_id is None:
-            query = query.order_by(organisations.c.created_at, organisations.c.id)
-        else:
-            query = query.join(members, members.c.organisation == organisations.c.id)
-            query = query.where(members.c.user_id == user_id).order_by(members.c.joined_at, organisations.c.id)
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[OrganisationRecord]:
+        """Return organisations, oldest first: at most `limit`, of those after the id `after`."""
+        return list(await self._all(page(select(organisations), organisations, after=after, limit=limit)))
+
+    async def list_of(self, user_id: str) -> Sequence[OrganisationRecord]:
+        """Return the organisations of a user in the order of joining."""
+        query = select(organisations).join(members, members.c.organisation == organisations.c.id)
+        query = query.where(members.c.user_id == user_id).order_by(members.c.joined_at, organisations.c.id)
+        return await self._all(query)
+
+    async def _all(self, query: Select[Any]) -> Sequence[OrganisationRecord]:
         async with self._database.transaction() as connection:
             rows = (await connection.execute(query)).all()
         return [_record(row) for row in rows]

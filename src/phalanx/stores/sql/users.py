@@ -12,6 +12,7 @@ from phalanx.contract.users import OrganisationRecord, Role, UserRecord
 from phalanx.errors import Conflict
 from phalanx.stores.sql.changes import tell_open_sessions
 from phalanx.stores.sql.database import Database
+from phalanx.stores.sql.pages import page
 from phalanx.stores.sql.tables import members, organisations, users
 
 
@@ -42,10 +43,11 @@ class SqlUserStore:
         """Return the user with this email, which is in lower case, or None."""
         return await self._one(users.c.email == email)
 
-    async def list(self) -> list[UserRecord]:
-        """Return all users, oldest first."""
+    async def list(self, *, after: str | None = None, limit: int | None = None) -> list[UserRecord]:
+        """Return users, oldest first: at most `limit`, of those after the id `after`."""
+        query = page(select(users), users, after=after, limit=limit)
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(select(users).order_by(users.c.created_at, users.c.id))).all()
+            rows = (await connection.execute(query)).all()
         return [_record(row) for row in rows]
 
     async def update(

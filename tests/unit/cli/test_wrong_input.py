@@ -1,0 +1,107 @@
+"""Commands about callers, usage and the database, given wrong input: said in a line or a box, and no traceback."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from phalanx.cli import main
+
+LONG = "x" * 300
+WRONG: list[tuple[str, int]] = [
+    ("keys create", 2),
+    ("keys create nobody", 2),
+    ("keys create a@b.c --tier gold", 2),
+    ("keys create a@b.c --scope nothing", 2),
+    ("keys create a@b.c --days 0", 2),
+    ("keys create a@b.c --name=", 2),
+    ("keys create a@b.c --organisation none-such", 1),
+    ("keys list --limit 0", 2),
+    ("keys list --limit many", 2),
+    ("keys list --after=", 2),
+    ("keys list --organisation=", 2),
+    ("keys revoke", 2),
+    ("keys revoke none-such", 1),
+    (f"keys revoke {LONG}", 2),
+    ("keys rotate none-such", 1),
+    ("keys rotate x --grace-seconds -1", 2),
+    (f"keys rotate {LONG}", 2),
+    ("users create", 2),
+    ("users create nobody --password-stdin", 2),
+    ("users create a@b.c --password-stdin", 2),
+    ("users create a@b.c --tier gold --password-stdin", 2),
+    ("users list --limit 0", 2),
+    ("users disable nobody", 2),
+    ("users disable nobody@example.org", 1),
+    ("users enable nobody@example.org", 1),
+    ("users password nobody@example.org --password-stdin", 1),
+    ("usage report --from yesterday", 2),
+    ("usage report --from 2026-13-01", 1),
+    ("usage report --from=", 2),
+    ("usage report --from 2026-11-20 --to 2026-11-01", 1),
+    ("usage report --from 1990-01-01", 1),
+    ("usage report --by colour", 2),
+    ("usage reconcile extra", 2),
+    ("usage expire --nothing", 2),
+    ("db downgrade", 2),
+    ("db downgrade 9999 --yes", 1),
+    ("db check", 1),
+    ("db migrate now", 2),
+]
+"""Words of a command, and its exit status: 2 for what no one could mean, 1 for what is not there."""
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command as a shell would, with nothing on standard input."""
+    monkeypatch.setattr("sys.argv", ["phalanx", *words])
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(("words", "status"), WRONG)
+def test_wrong_input_is_said(
+    words: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr; nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert run(words.split(), monkeypatch) == status
+    out, err = capsys.readouterr()
+    assert err.strip()
+    assert "Traceback" not in out + err
+    if status == 1:
+        assert len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    "words", ["keys list", "users list", "usage report", "usage reconcile", "db check", "db migrate"]
+)
+@pytest.mark.parametrize("url", ["mysql://127.0.0.1/x", "postgresql://127.0.0.1:1/x", "nonsense"])
+def test_a_database_that_cannot_be_used_is_said(
+    words: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a line that names the setting."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert run(words.split(), monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1, err
+    assert "DATABASE_URL" in err
+
+
+@pytest.mark.parametrize("words", ["keys list", "usage reconcile"])
+def test_a_redis_that_cannot_be_reached_is_no_traceback(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys are in the database; what needs the counters says so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    run(words.split(), monkeypatch)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
