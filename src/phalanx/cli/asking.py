@@ -11,6 +11,7 @@ import typer
 import uvloop
 
 from phalanx.app import App
+from phalanx.app.models import Kind
 from phalanx.cli.faces.asking import read_key
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.collections import CollectionView, ListCollectionsRequest, ListCollectionsResponse
@@ -85,16 +86,29 @@ class Elsewhere:
         return organisation
 
 
-def asking(url: str | None, key: str | None, work: Callable[[Asks], Awaitable[T]], *, models: bool = False) -> T:
-    """Run `work` with whom to ask; `models` loads those of this process, if it is to answer."""
+def asking(
+    url: str | None,
+    key: str | None,
+    work: Callable[[Asks], Awaitable[T]],
+    *,
+    models: Kind | None = None,
+    vectors: bool = True,
+) -> T:
+    """Run `work` with whom to ask.
+
+    `models` are those that this process loads, if it is to answer; `vectors` says that the work is about points too.
+    """
     if url is None:
         if key is not None:
             raise InvalidRequest("--key goes with --url; this process needs no key")
 
         async def here(app: App) -> T:
-            if models:
-                await app.load_models()
             try:
+                if vectors:
+                    # Who has the vectors' files is waited for as long as a call may take; this call may take longer.
+                    await app.stores.vectors.places()
+                if models is not None:
+                    await app.load_models(only=models)
                 return await work(Here(app))
             except Unavailable as error:
                 raise Unavailable(

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from phalanx.app.models import Kind
 from phalanx.cli.asking import Asks, Key, Url, all_collections, asking, request_of
 from phalanx.contract.collections import (
     CollectionRequest,
@@ -50,6 +51,9 @@ class MetricName(enum.StrEnum):
     DOT = "dot"
 
 
+MODELS: dict[KindName, Kind] = {KindName.TEXTS: "text", KindName.FACES: "faces"}
+"""The models whose contract a collection of a kind is pinned to."""
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
 Organisation = Annotated[str | None, typer.Option(help="Whose it is, where several have one of that name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
@@ -64,7 +68,7 @@ def list_collections(
     organisation: Organisation = None, as_json: AsJson = False, url: Url = None, key: Key = None
 ) -> None:
     """List collections by organisation and name."""
-    found = asking(url, key, lambda asks: all_collections(asks, organisation))
+    found = asking(url, key, lambda asks: all_collections(asks, organisation), vectors=False)
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
@@ -114,7 +118,7 @@ def create(
         made: CollectionView = await asks.ask("collections.create", request)
         return made
 
-    view = asking(url, key, work, models=kind is not KindName.VECTORS)
+    view = asking(url, key, work, models=MODELS.get(kind))
     typer.echo(f"The collection {view.name} of {view.organisation} takes {_contract(view)}.")
 
 
@@ -169,7 +173,7 @@ def search(
         )
         return found
 
-    answer = asking(url, key, work, models=True)
+    answer = asking(url, key, work, models="text")
     if as_json:
         typer.echo(msgspec.json.encode(answer.matches, enc_hook=render_array).decode())
         return
@@ -217,7 +221,7 @@ def reembed(
                 progress.update(bar, completed=view.moved, total=view.points)
         return view
 
-    view = asking(url, key, work, models=True)
+    view = asking(url, key, work, models="text")
     if view.state != "settled":
         raise Unavailable(f"the collection {name} was not moved: {view.error or 'its worker was stopped'}")
     typer.echo(f"The collection {name} has {view.points} points of {_model(view.contract)}.")
