@@ -75,3 +75,19 @@ def test_a_good_redis_and_one_out_of_reach(environ: pytest.MonkeyPatch, redis_se
 def test_one_worker_is_said_to_be_one(environ: pytest.MonkeyPatch) -> None:
     """With the reason."""
     assert "DATABASE_URL is SQLite" in found("workers")[0].found
+
+
+def test_a_qdrant_out_of_reach_is_said_without_its_key(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("QDRANT_URL", "http://secret-key@127.0.0.1:9")
+    (finding,) = found("qdrant")
+    assert finding.well is False
+    assert "cannot be reached" in finding.found
+    assert "secret-key" not in f"{finding.found} {finding.remedy}"
+
+
+def test_shared_stores_without_a_qdrant_are_pointed_out(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("DATABASE_URL", "postgresql://127.0.0.1:9/none")
+    environ.setenv("REDIS_URL", "redis://127.0.0.1:9")
+    (finding,) = found("qdrant")
+    assert finding.well is None
+    assert "QDRANT_URL" in finding.found

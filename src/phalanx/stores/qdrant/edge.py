@@ -247,9 +247,20 @@ class EdgeVectorStore:
                     answered.set_result(self._refusal)
             if waiting or not self._is_closed:
                 self._log.warning("the process of the vectors ended", waiting=len(waiting))
-            with suppress(ProcessLookupError):
-                process.kill()
+            await _ended(process)
+
+
+async def _ended(process: Process) -> None:
+    """Wait for the end of a process that says nothing more; it is killed if that does not come."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def _bytes(vector: Vector) -> bytes:
