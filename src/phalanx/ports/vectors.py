@@ -35,7 +35,8 @@ class VectorStore(Protocol):
     """Collections of points, searched by nearness. Vectors come back as they were stored, whatever the distance.
 
     Names are what `CollectionStore` calls `place`: letters, digits, `-` and `_`. A place that is not there raises
-    `NotFound`; a vector of another length `InvalidRequest`. What was acknowledged survives the death of the process.
+    `NotFound`. A vector of another length or with NaN, one of zeros where the distance is cosine, and a payload that is no JSON
+    or more than 32 deep raise `InvalidRequest`. What was acknowledged survives the death of the process.
     Down: `unavailable`, and nothing of the call is done or all of it.
     """
 
