@@ -14,7 +14,13 @@ from phalanx.errors import Conflict, IdempotencyMismatch, Unavailable
 from phalanx.ports import IdempotencyStore
 from phalanx.stores.memory.idempotency import ANSWER_KEPT_S, CLAIM_LEASE_S, MemoryIdempotencyStore
 from phalanx.stores.redis.client import open_redis
-from phalanx.stores.redis.idempotency import KEY_PREFIX, RedisIdempotencyStore
+from phalanx.stores.redis.idempotency import (
+    AGES_PREFIX,
+    ENTRY_BYTES,
+    KEY_PREFIX,
+    SIZES_PREFIX,
+    RedisIdempotencyStore,
+)
 from servers import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -252,3 +258,47 @@ async def test_no_call_is_run_twice_when_redis_is_killed_under_load(redis_server
         except Conflict:
             conflicts += 1
     assert conflicts <= 2 * len(callers)
+
+
+async def test_the_oldest_answers_of_a_subject_make_room_for_its_new_ones(redis: Redis) -> None:
+    """Those of others stay; what an answer takes is counted once, however often its key is used; the tables stay exact."""
+    answer, room = bytes(1000), 4 * (1000 + 300 + ENTRY_BYTES)
+    store = RedisIdempotencyStore(redis, log=structlog.get_logger(), max_bytes_per_subject=room)
+
+    async def keep(key: str) -> None:
+        assert await store.begin(key, b"request") is None
+        await store.finish(key, answer)
+
+    async def is_kept(key: str) -> bool:
+        found = await store.begin(key, b"request")
+        if found is None:
+            await store.finish(key, None)
+        return found is not None
+
+    await keep("other\x1fk")
+    for number in range(10):
+        await keep(f"ann\x1f{number}")
+    kept = [number for number in range(10) if await is_kept(f"ann\x1f{number}")]
+    assert kept == [6, 7, 8, 9] or kept == [5, 6, 7, 8, 9]
+    assert await is_kept("other\x1fk")
+    sizes = {name: int(size) for name, size in (await redis.hgetall(f"{SIZES_PREFIX}ann")).items()}
+    total = sizes.pop(b"total")
+    assert total == sum(sizes.values()) <= room
+    assert len(sizes) == await redis.zcard(f"{AGES_PREFIX}ann") == len(kept)
+
+
+async def test_answers_that_have_ended_take_no_room(redis: Redis) -> None:
+    store = RedisIdempotencyStore(redis, log=structlog.get_logger(), answer_kept_s=0.2)
+    for key in ("ann\x1f1", "ann\x1f2"):
+        assert await store.begin(key, b"request") is None
+        await store.finish(key, b"answer")
+    await asyncio.sleep(0.15)
+    assert await store.begin("ann\x1f3", b"request") is None
+    await store.finish("ann\x1f3", b"answer")
+    await asyncio.sleep(0.1)
+    assert await store.begin("ann\x1f4", b"request") is None
+    await store.finish("ann\x1f4", b"answer")
+    sizes = await redis.hgetall(f"{SIZES_PREFIX}ann")
+    assert set(sizes) <= {b"total", *(f"{KEY_PREFIX}ann\x1f{n}".encode() for n in (3, 4))}
+    await asyncio.sleep(0.3)
+    assert await redis.keys("phalanx:idempotency*") == []

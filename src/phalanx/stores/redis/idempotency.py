@@ -9,12 +9,18 @@ from redis.asyncio import Redis
 
 from phalanx.errors import Conflict, IdempotencyMismatch
 from phalanx.stores.redis.client import FAILURES, redis_failures
+from phalanx.stores.redis.scripts import load_script
 from phalanx.telemetry import Log
 
 KEY_PREFIX = "phalanx:idempotency:"
+AGES_PREFIX, SIZES_PREFIX = "phalanx:idempotency-ages:", "phalanx:idempotency-sizes:"
+SEPARATOR = "\x1f"
 ANSWER_KEPT_S = 24 * 3600.0
 CLAIM_LEASE_S = 300.0
 MAX_ANSWER_BYTES = 2**20
+MAX_BYTES_PER_SUBJECT = 64 * 2**20
+ENTRY_BYTES = 256
+"""What Redis needs for an answer besides its text, about: the key three times over, and its places in tables."""
 WITHDRAW_AFTER_S = (0.0, 1.0, 4.0)
 MAX_WITHDRAWALS = 32
 CLOSE_TIMEOUT_S = 1.0
@@ -22,13 +28,7 @@ CLOSE_TIMEOUT_S = 1.0
 CLAIM, ANSWER = b"c", b"a"
 NONCE_BYTES = 16
 
-# Whoever holds the claim replaces it by the answer, or frees the key; anybody else changes nothing.
-FINISH = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
-"""
+FINISH = load_script("finish")
 
 
 class RedisIdempotencyStore:
@@ -36,7 +36,8 @@ class RedisIdempotencyStore:
 
     Answers live for `answer_kept_s`, claims for `lease_s` (seconds), which must outlast any call: that of a worker that
     died frees its key by then. An answer of more than `max_answer_bytes` is not kept: its key is free, and a repetition
-    computes it anew.
+    computes it anew. The answers of one subject, which is what stands before the first separator (U+001F) of a key, take
+    `max_bytes_per_subject` at most: its oldest make room for new ones. Which those are is kept in two tables beside them.
     """
 
     def __init__(
@@ -47,13 +48,15 @@ class RedisIdempotencyStore:
         answer_kept_s: float = ANSWER_KEPT_S,
         lease_s: float = CLAIM_LEASE_S,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_bytes_per_subject: int = MAX_BYTES_PER_SUBJECT,
     ) -> None:
         self._redis = redis
         self._log = log
         self._answer_kept_ms = round(answer_kept_s * 1e3)
         self._lease_ms = round(lease_s * 1e3)
         self._max_answer_bytes = max_answer_bytes
-        self._finish = redis.register_script(FINISH)
+        self._max_bytes_per_subject = max_bytes_per_subject
+        self._finish = redis.register_script(FINISH.text)
         self._claims: dict[str, bytes] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
 
@@ -125,7 +128,10 @@ class RedisIdempotencyStore:
     async def _replace(self, key: str, claim: bytes, value: bytes) -> bool:
         """Put a value in the place of a claim, or, without one, free the key. False when Redis is down."""
         try:
-            await self._finish(keys=[KEY_PREFIX + key], args=[claim, value, self._answer_kept_ms])
+            subject = key.partition(SEPARATOR)[0]
+            keys = [KEY_PREFIX + key, f"{AGES_PREFIX}{subject}", f"{SIZES_PREFIX}{subject}"]
+            limits = (self._answer_kept_ms, self._max_bytes_per_subject, ENTRY_BYTES)
+            await self._finish(keys=keys, args=[claim, value, *limits])
         except FAILURES:
             return False
         return True
