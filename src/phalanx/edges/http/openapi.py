@@ -111,7 +111,8 @@ def _put(paths: dict[str, Document], method: str, path: str, entry: Document) ->
 
 def _of_row(row: Operation, refs: Document, components: Document, error: Any, *, is_problem: bool) -> Document:
     in_path = re.findall(r"\{(\w+)", row.path)
-    schema = components[row.request.__name__]
+    # By its reference: where rows from outside bring a struct of the same name, both have longer ones.
+    schema = components[refs[_key(row.request)]["$ref"].rpartition("/")[2]]
     fields: Document = schema.get("properties", {})
     parameters = [{"name": n, "in": "path", "required": True, "schema": _plain(fields[n])} for n in in_path]
     if Body.JSON not in row.bodies:

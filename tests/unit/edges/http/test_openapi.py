@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from phalanx.edges.http.app import DIALECTS
 from phalanx.edges.http.openapi import Document, openapi
-from phalanx.operations import Operation, table
+from phalanx.operations import Body, Operation, table
 
 ROWS = table()
 
@@ -40,3 +42,21 @@ def test_a_row_says_how_it_refuses(document: Document, row: Operation) -> None:
     assert set(responses["429"]["headers"]) == {"Retry-After", "RateLimit-Policy", "RateLimit"}
     named = {ref["$ref"].rsplit("/", 1)[1] for r in responses.values() for ref in r.get("headers", {}).values()}
     assert named <= set(document["components"]["headers"])
+
+
+def test_rows_from_outside_may_have_structs_of_our_names() -> None:
+    """Both are then told apart by their modules, and each row refers to its own."""
+    theirs = msgspec.defstruct("EmbedRequest", [("colour", str)], module="elsewhere")
+    row = dataclasses.replace(
+        ROWS["text.embed"],
+        name="elsewhere.embed",
+        http="GET /v1/elsewhere/{colour}",
+        request=theirs,
+        bodies=(Body.NONE,),
+    )
+    document = openapi({**ROWS, row.name: row}, DIALECTS, title="Phalanx")
+    (parameter,) = document["paths"]["/v1/elsewhere/{colour}"]["get"]["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("colour", "path")
+    content = document["paths"]["/v1/text/embed"]["post"]["requestBody"]["content"]
+    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert "texts" in document["components"]["schemas"][name]["properties"]
