@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pictures import astronaut, quarters, saved
+from pictures import astronaut, saved
 from servers.worker import PHALANX, WorkerProcess
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     (folder / "deep").mkdir(parents=True)
     (folder / "astronaut.png").write_bytes(saved(astronaut(), "PNG"))
-    (folder / "deep" / "none.jpg").write_bytes(saved(quarters(320, 240), "JPEG"))
+    (folder / "deep" / "none.jpg").write_bytes(saved(np.zeros((240, 320, 3), np.uint8), "JPEG"))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff rubbish")
     return folder
 
@@ -99,7 +99,7 @@ def test_the_photos_of_known_people(models_dir: Path, tmp_path: Path) -> None:
 
 
 def test_help_has_examples(models_dir: Path, tmp_path: Path) -> None:
-    for command in ("detect", "embed", "compare"):
+    for command in ("detect", "embed", "compare", "enrol", "identify"):
         done = subprocess.run([PHALANX, "faces", command, "--help"], capture_output=True, check=True, text=True)
         assert f"phalanx faces {command} " in done.stdout
         assert "Examples:" in done.stdout

@@ -15,7 +15,6 @@ from phalanx.cli import (
     db,
     doctor,
     embed,
-    faces,
     keys,
     models,
     quantize,
@@ -24,6 +23,7 @@ from phalanx.cli import (
     usage,
     users,
 )
+from phalanx.cli.faces import app as faces
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 

@@ -19,10 +19,12 @@ from phalanx.errors import (
     DeadlineExceeded,
     Internal,
     InvalidRequest,
+    LowQuality,
     NoFace,
     Overloaded,
     PhalanxError,
     RateLimited,
+    SeveralFaces,
     TooLarge,
     UnreadableInput,
     UnsupportedMediaType,
@@ -37,7 +39,8 @@ TRIES = 30
 LONGEST_PAUSE_S = 60.0
 
 OF_THE_PICTURE: tuple[type[PhalanxError], ...] = (
-    DeadlineExceeded, Internal, InvalidRequest, NoFace, TooLarge, UnreadableInput, UnsupportedMediaType,
+    DeadlineExceeded, Internal, InvalidRequest, LowQuality, NoFace, SeveralFaces, TooLarge, UnreadableInput,
+    UnsupportedMediaType,
 )  # fmt: skip
 """Failures that are one picture's own, so that the others are still looked at."""
 

@@ -1,0 +1,17 @@
+"""`phalanx faces`: its commands."""
+
+from __future__ import annotations
+
+import typer
+
+from phalanx.cli.faces.commands import compare, detect, embed
+from phalanx.cli.faces.gallery import enrol, identify
+
+app = typer.Typer(
+    help="Find, embed, compare, enrol and identify the faces of pictures and folders.", no_args_is_help=True
+)
+app.command("detect")(detect)
+app.command("embed")(embed)
+app.command("compare")(compare)
+app.command("enrol")(enrol)
+app.command("identify")(identify)
