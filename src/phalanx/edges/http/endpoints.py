@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-
 from phalanx.edges.http.auth import credential_of
 from phalanx.edges.http.codec import (
     NDJSON,
     OCTETS,
     SSE,
+    BodyDecoder,
     RequestCodec,
     check_length,
     decode_image,
-    decode_json,
     decode_vectors,
     encode_json,
     encode_vectors,
@@ -118,7 +116,7 @@ class DialectEndpoint:
         self._entrance = entrance
         self._route = route
         self._operation = operation
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(route.wire)
+        self._decoder = BodyDecoder(route.wire)
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, exchange: Exchange, params: dict[str, str]) -> None:
@@ -144,7 +142,7 @@ class DialectEndpoint:
             elif as_vectors:
                 wire = decode_vectors(route.wire, data, parse_query(query))
             else:
-                wire = decode_json(self._decoder, data)
+                wire = await self._decoder.decode(data)
             return route.decode(wire)
 
         response = await call(self._entrance, self._operation, inbound, read)
