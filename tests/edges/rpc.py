@@ -133,7 +133,8 @@ class RpcClient:
             if row.kind is Kind.UNARY:
                 outcome.responses.append(method.response_of(await under_way))
             else:
-                outcome.responses += [method.response_of(one) async for one in under_way]
+                async for one in under_way:
+                    outcome.responses.append(method.response_of(one))
         except grpc.aio.AioRpcError as error:
             outcome.status, outcome.detail = error.code(), error.details() or ""
         outcome.trailing = dict(await under_way.trailing_metadata() or ())

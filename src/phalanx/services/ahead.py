@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 Q = TypeVar("Q")
@@ -13,7 +13,7 @@ A = TypeVar("A")
 
 async def answered_ahead(
     requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A]], weigh: Callable[[Q], int], most: int
-) -> AsyncIterator[A]:
+) -> AsyncGenerator[A, None]:
     """Yield `answer(request)` for each request, in their order, with requests of up to `most` weight under way at once.
 
     Whoever does not take answers is not read from: what was yielded counts until the next is asked for. What fails, a

@@ -88,7 +88,8 @@ def _change(declared: bytes, message: str, change: Change) -> bytes:
         for one in file.message_type:
             if one.name == message:
                 change(one)
-    return files.SerializeToString()
+    changed: bytes = files.SerializeToString()
+    return changed
 
 
 def _rename(message: DescriptorProto) -> None:
