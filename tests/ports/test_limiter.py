@@ -44,9 +44,9 @@ class Scene(NamedTuple):
     time: HandTime
     leases: Iterator[int] = itertools.count()
 
-    async def take(self, allowance: Allowance, subject: str = "a", *, period: str = NOVEMBER, cost: int = 1) -> Grant:
+    async def take(self, allowance: Allowance, subject: str = "a", *, period: str = NOVEMBER) -> Grant:
         lease = f"call-{next(self.leases)}"
-        return await self.limiter.take(subject, allowance, period=period, lease=lease, quota_cost=cost)
+        return await self.limiter.take(subject, allowance, period=period, lease=lease)
 
 
 OpenScene = Callable[[], AbstractAsyncContextManager[Scene]]
@@ -188,13 +188,10 @@ async def test_many_callers_at_once_pass_exactly_the_burst(scene: Scene) -> None
     assert sum(not grant.refused for grant in grants) == 20
 
 
-@pytest.mark.parametrize(
-    ("allowance", "cost"),
-    [(Allowance(RatePolicy(0, 5)), 1), (Allowance(RatePolicy(60, -1)), 1), (Allowance(SIXTY, 5), 0)],
-)
-async def test_what_could_never_pass_is_an_error(scene: Scene, allowance: Allowance, cost: int) -> None:
+@pytest.mark.parametrize("policy", [RatePolicy(0, 5), RatePolicy(60, -1)])
+async def test_what_could_never_pass_is_an_error(scene: Scene, policy: RatePolicy) -> None:
     with pytest.raises(ValueError, match="at least"):
-        await scene.take(allowance, cost=cost)
+        await scene.take(Allowance(policy))
 
 
 # Calls open at once
@@ -253,21 +250,6 @@ async def test_what_is_billed_stays_used_and_the_rest_comes_back(scene: Scene) -
         await scene.limiter.settle(grant, billed=number >= 2)
     assert await scene.limiter.used("a", NOVEMBER) == 2
     assert (await scene.take(five)).quota == (True, 3, 5)
-
-
-async def test_a_cost_is_taken_whole_or_not_at_all(scene: Scene) -> None:
-    five = Allowance(monthly=5)
-    first = await scene.take(five, cost=3)
-    assert first.quota == (True, 3, 5)
-    assert (await scene.take(five, cost=3)).quota == (False, 3, 5)
-    assert (await scene.take(five, cost=2)).quota == (True, 5, 5)
-    await scene.limiter.settle(first, billed=False)
-    assert await scene.limiter.used("a", NOVEMBER) == 2
-
-
-async def test_a_settled_cost_is_counted_whole(scene: Scene) -> None:
-    await scene.limiter.settle(await scene.take(Allowance(monthly=5), cost=3), billed=True)
-    assert await scene.limiter.used("a", NOVEMBER) == 3
 
 
 async def test_a_quota_of_nothing_refuses_every_call(scene: Scene) -> None:
@@ -433,24 +415,26 @@ class Model:
         assert allowance.monthly is not None
         assert allowance.concurrent is not None
         self.monthly, self.concurrent = allowance.monthly, allowance.concurrent
-        self.open: dict[str, int] = {}
+        self.open: set[str] = set()
         self.settled = 0
 
     @property
     def used(self) -> int:
-        return self.settled + sum(self.open.values())
+        return self.settled + len(self.open)
 
-    def refusal(self, cost: int) -> str:
+    @property
+    def refusal(self) -> str:
         if len(self.open) >= self.concurrent:
             return "concurrency"
-        return "quota" if self.used + cost > self.monthly else ""
+        return "quota" if self.used >= self.monthly else ""
 
     def settle(self, lease: str, *, billed: bool) -> None:
-        self.settled += self.open.pop(lease, 0) * billed
+        self.settled += billed and lease in self.open
+        self.open.discard(lease)
 
 
 steps = st.one_of(
-    st.tuples(st.just("take"), st.integers(1, 3)),
+    st.tuples(st.just("take")),
     st.tuples(st.just("settle"), st.integers(0, 30), st.booleans()),
     st.tuples(st.just("fill"), st.integers(0, 25)),
 )
@@ -469,11 +453,11 @@ def test_quota_and_permits_are_those_of_the_model(
         async with open_scene() as scene:
             for step in steps:
                 match step:
-                    case ("take", int(cost)):
-                        grant = await scene.take(allowance, cost=cost)
-                        assert grant.refused == model.refusal(cost)
+                    case ("take",):
+                        grant = await scene.take(allowance)
+                        assert grant.refused == model.refusal
                         if not grant.refused:
-                            model.open[grant.lease] = cost
+                            model.open.add(grant.lease)
                         grants.append(grant)
                     case ("settle", int(number), bool(billed)) if grants:
                         grant = grants[number % len(grants)]

@@ -65,11 +65,11 @@ class Limiter(Protocol):
     Down: `unavailable`; `services/limits.py` then goes on with each worker's share.
     """
 
-    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str, quota_cost: int = 1) -> Grant:
-        """Take one request of the rate, a permit and `quota_cost` of the month's quota, or nothing of them.
+    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:
+        """Take one request of the rate, of the calls open at once and of the month's quota, or nothing of them.
 
         The rate comes first, the permit second: a grant that is refused says nothing of the windows behind. Raises
-        `ValueError` for a rate below 1 a minute, a negative burst and a cost below 1.
+        `ValueError` for a rate below 1 a minute and a negative burst.
         """
         ...
 
@@ -96,7 +96,7 @@ class SharedLimiter(Limiter, Protocol):
         """Prolong the leases of calls under way, and see that the counters can be used. Raises `Unavailable`."""
         ...
 
-    def charge(self, subject: str, period: str, cost: int) -> None:
+    def charge(self, subject: str, period: str, count: int) -> None:
         """Count quota that was used without asking here. It reaches the counters once, when they can be reached.
 
         What was charged, or taken, before the counters were lost is dropped: they are filled from the ledger then.

@@ -84,7 +84,7 @@ class SharedLimits:
         self._least_workers = least_workers
         self._seen: dict[str, tuple[str, int]] = {}
         self._ledger: tuple[str, Mapping[str, int]] = ("", {})
-        self._costs: dict[str, int] = {}
+        self._counted: set[str] = set()
         self._spent: dict[tuple[str, str], int] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,8 +123,8 @@ class SharedLimits:
         await self._workers.leave(self._worker_id)
         await self._shared.close()
 
-    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str, quota_cost: int = 1) -> Grant:
-        """Take one request of the rate, a permit and `quota_cost` of the month's quota, or nothing of them.
+    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:
+        """Take one request of the rate, of the calls open at once and of the month's quota, or nothing of them.
 
         Without any limit nobody is asked.
         """
@@ -132,14 +132,14 @@ class SharedLimits:
             return Grant(subject, period, lease, allowance)
         if self._recovery is None:
             try:
-                grant = await self._shared.take(subject, allowance, period=period, lease=lease, quota_cost=quota_cost)
+                grant = await self._shared.take(subject, allowance, period=period, lease=lease)
             except Unavailable as error:
                 self._lose(error)
             else:
                 if grant.quota is not None:
                     self._note(subject, period, grant.quota.used)
                 return grant
-        return await self._take_share(subject, allowance, period, lease, quota_cost)
+        return await self._take_share(subject, allowance, period, lease)
 
     async def settle(self, grant: Grant, *, billed: bool) -> None:
         """End a grant on the side that gave it. What is billed of a share is charged to the shared counters."""
@@ -148,12 +148,13 @@ class SharedLimits:
             return
         # The local side holds only what is under way; what was spent is kept here, from one loss to the recovery.
         await self._local.settle(grant, billed=False)
-        cost = self._costs.pop(grant.lease, 0)
-        if billed and cost:
-            self._shared.charge(grant.subject, grant.period, cost)
+        is_counted = grant.lease in self._counted
+        self._counted.discard(grant.lease)
+        if billed and is_counted:
+            self._shared.charge(grant.subject, grant.period, 1)
             if self._recovery is not None:
                 month = (grant.subject, grant.period)
-                self._spent[month] = self._spent.get(month, 0) + cost
+                self._spent[month] = self._spent.get(month, 0) + 1
 
     async def used(self, subject: str, period: str) -> int:
         """Return what is settled and reserved of a month's quota, as far as this worker can know."""
@@ -167,7 +168,7 @@ class SharedLimits:
         """Raise the shared counters to what the ledger says. Raises `Unavailable`."""
         await self._shared.fill(period, used)
 
-    async def _take_share(self, subject: str, allowance: Allowance, period: str, lease: str, cost: int) -> Grant:
+    async def _take_share(self, subject: str, allowance: Allowance, period: str, lease: str) -> Grant:
         policy, monthly, concurrent = allowance
         workers = self.live_workers
         rate = None if policy is None else _divided(policy, workers)
@@ -178,15 +179,15 @@ class SharedLimits:
         if monthly is not None:
             left = max(0, monthly - known) // workers - spent
         share = Allowance(rate, left, None if concurrent is None else concurrent // workers)
-        grant = await self._local.take(subject, share, period=period, lease=lease, quota_cost=cost)
+        grant = await self._local.take(subject, share, period=period, lease=lease)
         grant = grant._replace(allowance=allowance, degraded=True)
         if monthly is None or grant.quota is None:
             return grant
         if not grant.refused:
-            self._costs[lease] = cost
+            self._counted.add(lease)
         quota = QuotaDecision(grant.quota.allowed, known + spent + grant.quota.used, monthly)
         # Another worker's share, or the shared count, may have room where this one has not.
-        wait_s = self._probe_s if grant.refused == "quota" and quota.used + cost <= monthly else grant.retry_after_s
+        wait_s = self._probe_s if grant.refused == "quota" and quota.used < monthly else grant.retry_after_s
         return grant._replace(quota=quota, retry_after_s=wait_s)
 
     def _known(self, subject: str, period: str) -> int:

@@ -56,12 +56,12 @@ class Straw(MemoryLimiter):
         if not self.reachable:
             raise Unavailable("Redis cannot be used: it cannot be reached")
 
-    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str, quota_cost: int = 1) -> Grant:
+    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:
         self.asked += 1
         self._reach()
         if not self.counting:
             raise Unavailable("the counters were lost")
-        return await super().take(subject, allowance, period=period, lease=lease, quota_cost=quota_cost)
+        return await super().take(subject, allowance, period=period, lease=lease)
 
     async def used(self, subject: str, period: str) -> int:
         self._reach()
@@ -76,8 +76,8 @@ class Straw(MemoryLimiter):
         self._reach()
         self.renewed += 1
 
-    def charge(self, subject: str, period: str, cost: int) -> None:
-        self.charged[subject, period] += cost
+    def charge(self, subject: str, period: str, count: int) -> None:
+        self.charged[subject, period] += count
 
     async def flush(self) -> None:
         self._reach()
@@ -151,9 +151,9 @@ class Stage:
         self.shared.reachable = True
         await until_shared(self.limits)
 
-    async def take(self, allowance: Allowance, subject: str = "a", *, period: str = MONTH, cost: int = 1) -> Grant:
+    async def take(self, allowance: Allowance, subject: str = "a", *, period: str = MONTH) -> Grant:
         lease = f"call-{next(LEASES)}"
-        return await self.limits.take(subject, allowance, period=period, lease=lease, quota_cost=cost)
+        return await self.limits.take(subject, allowance, period=period, lease=lease)
 
     async def count_let_in(self, allowance: Allowance, tries: int, *, billed: bool | None = None) -> int:
         """Try so many calls and return how many were let in; with `billed` each ends before the next."""
@@ -286,16 +286,6 @@ async def test_calls_under_way_are_held_to_the_share_too() -> None:
         assert await stage.count_let_in(ten, 9, billed=True) == 2
 
 
-async def test_a_cost_is_spent_whole() -> None:
-    async with Stage() as stage:
-        await stage.lose()
-        ten = Allowance(monthly=10)
-        await stage.limits.settle(await stage.take(ten, cost=4), billed=True)
-        assert (await stage.take(ten, cost=7)).refused == "quota"
-        assert (await stage.take(ten, cost=6)).quota == (True, 10, 10)
-        assert stage.shared.charged == {("a", MONTH): 4}
-
-
 async def test_the_shared_limiter_is_not_asked_while_it_is_lost_and_that_is_told_once() -> None:
     async with Stage() as stage:
         await stage.lose()
@@ -370,7 +360,7 @@ async def test_each_grant_is_settled_on_the_side_that_gave_it() -> None:
             await stage.limits.settle(shared, billed=True)
         assert stage.shared.charged == {("own", MONTH): 1}
         assert await stage.shared.used("shared", MONTH) == 1
-        assert stage.limits._costs == {}
+        assert stage.limits._counted == set()
 
 
 async def test_what_is_spent_of_one_loss_is_not_held_against_the_next() -> None:

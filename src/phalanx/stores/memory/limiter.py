@@ -19,12 +19,12 @@ K = TypeVar("K")
 
 
 class _Lease(NamedTuple):
-    """What a call that was let in holds: a permit, and `cost` of a month's quota."""
+    """What a call that was let in holds: a permit, or one of a month's quota, or both."""
 
     subject: str
     period: str
     permit: bool
-    cost: int
+    quota: bool
 
 
 class _Pace(NamedTuple):
@@ -71,10 +71,8 @@ class MemoryLimiter:
         self._touched: dict[str, float] = {}
         self._leases: dict[str, _Lease] = {}
 
-    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str, quota_cost: int = 1) -> Grant:
-        """Take one request of the rate, a permit and `quota_cost` of the month's quota, or nothing of them."""
-        if quota_cost < 1:
-            raise ValueError(f"quota_cost is {quota_cost}; it is at least 1")
+    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:
+        """Take one request of the rate, of the calls open at once and of the month's quota, or nothing of them."""
         policy, monthly, concurrent = allowance
         rate = quota = None
         if policy is not None:
@@ -86,16 +84,15 @@ class MemoryLimiter:
             return Grant(subject, period, lease, allowance, "concurrency", rate, None, BUSY_RETRY_S)
         if monthly is not None:
             used = self._used(subject, period)
-            if used + quota_cost > monthly:
+            if used >= monthly:
                 return Grant(subject, period, lease, allowance, "quota", rate, QuotaDecision(False, used, monthly))
-            quota = QuotaDecision(True, used + quota_cost, monthly)
+            quota = QuotaDecision(True, used + 1, monthly)
         if policy is not None:
             taken = pace._replace(arrival=pace.arrival + pace.interval)
             self._arrivals.set(subject, taken.arrival)
             rate = taken.decision()._replace(allowed=True, retry_after_s=0.0)
         if concurrent is not None or monthly is not None:
-            cost = 0 if monthly is None else quota_cost
-            self._hold(lease, _Lease(subject, period, concurrent is not None, cost))
+            self._hold(lease, _Lease(subject, period, concurrent is not None, monthly is not None))
         return Grant(subject, period, lease, allowance, "", rate, quota)
 
     async def settle(self, grant: Grant, *, billed: bool) -> None:
@@ -104,12 +101,12 @@ class MemoryLimiter:
         if lease is None:
             return
         if lease.permit:
-            _lower(self._open, lease.subject, 1)
-        if lease.cost:
-            _lower(self._reserved, (lease.period, lease.subject), lease.cost)
+            _lower(self._open, lease.subject)
+        if lease.quota:
+            _lower(self._reserved, (lease.period, lease.subject))
             if billed:
                 settled = self._counters(lease.period)
-                settled.set(lease.subject, settled.get(lease.subject, 0) + lease.cost)
+                settled.set(lease.subject, settled.get(lease.subject, 0) + 1)
 
     async def used(self, subject: str, period: str) -> int:
         """Return what is settled and reserved of a month's quota."""
@@ -136,9 +133,9 @@ class MemoryLimiter:
         self._leases[name] = lease
         if lease.permit:
             self._open[lease.subject] = self._open.get(lease.subject, 0) + 1
-        if lease.cost:
+        if lease.quota:
             month = (lease.period, lease.subject)
-            self._reserved[month] = self._reserved.get(month, 0) + lease.cost
+            self._reserved[month] = self._reserved.get(month, 0) + 1
 
     def _counters(self, period: str) -> BoundedCounters:
         now = self._clock.now()
@@ -150,8 +147,8 @@ class MemoryLimiter:
         return self._settled[period]
 
 
-def _lower(counts: dict[K, int], key: K, by: int) -> None:
-    left = counts[key] - by
+def _lower(counts: dict[K, int], key: K) -> None:
+    left = counts[key] - 1
     if left:
         counts[key] = left
     else:

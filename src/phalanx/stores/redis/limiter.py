@@ -33,15 +33,15 @@ LOST = "the counters of limits were lost; they are being filled from the ledger"
 
 
 class _Lease:
-    """What a call under way holds: maybe a permit, and `cost` of a month's quota, of one generation of counters."""
+    """What a call under way holds: a permit, or one of a month's quota, or both, of one generation of counters."""
 
-    __slots__ = ("cost", "generation", "period", "permit", "renewed_at", "subject")
+    __slots__ = ("generation", "period", "permit", "quota", "renewed_at", "subject")
 
-    def __init__(self, subject: str, period: str, *, permit: bool, cost: int, renewed_at: float) -> None:
+    def __init__(self, subject: str, period: str, *, permit: bool, quota: bool, renewed_at: float) -> None:
         self.subject = subject
         self.period = period
         self.permit = permit
-        self.cost = cost
+        self.quota = quota
         self.renewed_at = renewed_at
         self.generation = b""
 
@@ -52,7 +52,6 @@ class _Settling(NamedTuple):
     subject: str
     period: str
     lease: str
-    cost: int
     billed: int
     generation: bytes
 
@@ -108,17 +107,15 @@ class RedisLimiter:
         self._timer: asyncio.TimerHandle | None = None
         self._is_down = False
 
-    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str, quota_cost: int = 1) -> Grant:
-        """Take one request of the rate, a permit and `quota_cost` of the month's quota, or nothing of them.
+    async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:
+        """Take one request of the rate, of the calls open at once and of the month's quota, or nothing of them.
 
         Raises `Unavailable` when Redis does not answer in time, or has lost its counters.
         """
-        if quota_cost < 1:
-            raise ValueError(f"quota_cost is {quota_cost}; it is at least 1")
         if allowance == NO_LIMIT:
             return Grant(subject, period, lease, allowance)
-        call = self._take(subject, allowance, period, lease, quota_cost)
-        held = self._hold(subject, allowance, period, lease, quota_cost)
+        call = self._take(subject, allowance, period, lease)
+        held = self._hold(subject, allowance, period, lease)
         try:
             reply = await self._ask(call)
             if reply[0] == b"lost":
@@ -161,16 +158,16 @@ class RedisLimiter:
             keys, args = [self._marker], [str(self._lease_ms)]
             for name, held in part:
                 keys += (self._key("open", held.subject), self._key("reserved", held.period, held.subject))
-                args += (name, str(held.cost))
+                args.append(name)
             if not await self._ask(ScriptCall(RENEW, keys, args)):
                 raise Unavailable(LOST)
             for _, held in part:
                 held.renewed_at = now
 
-    def charge(self, subject: str, period: str, cost: int) -> None:
+    def charge(self, subject: str, period: str, count: int) -> None:
         """Count quota that was used without asking here, as soon as Redis can be reached."""
         key = (subject, period, self._generation)
-        self._charges[key] = self._charges.get(key, 0) + cost
+        self._charges[key] = self._charges.get(key, 0) + count
         self._settle_within(SETTLE_AFTER_S)
 
     async def flush(self) -> None:
@@ -216,7 +213,7 @@ class RedisLimiter:
         with suppress(*FAILURES):
             await self._connection.close()
 
-    def _take(self, subject: str, allowance: Allowance, period: str, lease: str, cost: int) -> ScriptCall:
+    def _take(self, subject: str, allowance: Allowance, period: str, lease: str) -> ScriptCall:
         rate, monthly, concurrent = allowance
         interval = capacity = 0
         if rate is not None:
@@ -229,34 +226,33 @@ class RedisLimiter:
         )  # fmt: skip
         args = (
             interval, capacity, UNLIMITED if concurrent is None else concurrent, UNLIMITED if monthly is None else monthly,
-            cost, lease, self._lease_ms,
+            lease, self._lease_ms,
         )  # fmt: skip
         return ScriptCall(TAKE, keys, args)
 
-    def _hold(self, subject: str, allowance: Allowance, period: str, lease: str, cost: int) -> _Lease | None:
-        permit = allowance.concurrent is not None
-        if not permit and allowance.monthly is None:
+    def _hold(self, subject: str, allowance: Allowance, period: str, lease: str) -> _Lease | None:
+        permit, quota = allowance.concurrent is not None, allowance.monthly is not None
+        if not (permit or quota):
             return None
-        cost = 0 if allowance.monthly is None else cost
-        held = self._leases[lease] = _Lease(subject, period, permit=permit, cost=cost, renewed_at=self._now())
+        held = self._leases[lease] = _Lease(subject, period, permit=permit, quota=quota, renewed_at=self._now())
         return held
 
     def _end(self, lease: str, *, billed: bool) -> None:
         held = self._leases.pop(lease, None)
         if held is None:
             return
-        cost = held.cost if billed else 0
-        self._settlings.append(_Settling(held.subject, held.period, lease, held.cost, cost, held.generation))
+        count = int(billed and held.quota)
+        self._settlings.append(_Settling(held.subject, held.period, lease, count, held.generation))
         # A caller's next call may come to another worker at once: its permit must be there.
         self._settle_within(0 if held.permit else SETTLE_AFTER_S)
 
     def _enter(self, generation: bytes) -> None:
         """Note which generation counts. What was charged before any was known belongs to the first."""
         if not self._generation:
-            early = {key: cost for key, cost in self._charges.items() if not key[2]}
-            for (subject, period, nothing), cost in early.items():
+            early = {key: count for key, count in self._charges.items() if not key[2]}
+            for (subject, period, nothing), count in early.items():
                 del self._charges[subject, period, nothing]
-                self._charges[subject, period, generation] = cost
+                self._charges[subject, period, generation] = count
         self._generation = generation
 
     def _settle_within(self, seconds: float) -> None:
@@ -333,18 +329,18 @@ class RedisLimiter:
         entries = self._settlings[:MAX_BATCH]
         del self._settlings[:MAX_BATCH]
         while self._generation and self._charges and len(entries) < MAX_BATCH:
-            (subject, period, generation), cost = self._charges.popitem()
-            entries.append(_Settling(subject, period, "", 0, cost, generation))
+            (subject, period, generation), count = self._charges.popitem()
+            entries.append(_Settling(subject, period, "", count, generation))
         self._batch += 1
         keys: list[str] = [self._marker, self._batch_key]
         args: list[str | bytes | int] = [self._batch, QUOTA_KEPT_S]
-        for subject, period, lease, cost, billed, generation in entries:
+        for subject, period, lease, billed, generation in entries:
             keys += (
                 self._key("open", subject),
                 self._key("reserved", period, subject),
                 self._key("used", period, subject),
             )
-            args += (lease, cost, billed, generation)
+            args += (lease, billed, generation)
         self._unconfirmed = ScriptCall(SETTLE, keys, args)
         return self._unconfirmed
 

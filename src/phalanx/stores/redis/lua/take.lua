@@ -1,12 +1,12 @@
 -- Take one request of the rate, a permit and quota, or nothing. Every number is an integer; -1 is no limit.
 -- KEYS: marker, rate, open, reserved, settled
--- ARGV: interval (us), capacity, concurrent, monthly, cost, lease, lease time (ms)
+-- ARGV: interval (us), capacity, concurrent, monthly, lease, lease time (ms)
 -- Returns {window refused, generation, remaining, reset (us), wait (us), used}; {'lost'} when the counters are.
 local generation = redis.call('GET', KEYS[1])
 if not generation then return {'lost'} end
 local interval, capacity = tonumber(ARGV[1]), tonumber(ARGV[2])
-local concurrent, monthly, cost = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local lease, lease_ms = ARGV[6], tonumber(ARGV[7])
+local concurrent, monthly = tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease, lease_ms = ARGV[5], tonumber(ARGV[6])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local now_ms = math.floor(now / 1000)
@@ -27,10 +27,10 @@ end
 local used = -1
 if monthly >= 0 then
   used = (tonumber(redis.call('GET', KEYS[5])) or 0) + redis.call('ZCOUNT', KEYS[4], '(' .. now_ms, '+inf')
-  if used + cost > monthly then
+  if used >= monthly then
     return {'quota', generation, remaining, arrival - now, 0, used}
   end
-  used = used + cost
+  used = used + 1
 end
 
 if interval > 0 then
@@ -46,9 +46,7 @@ if concurrent >= 0 then
 end
 if monthly >= 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now_ms)
-  for unit = 1, cost do
-    redis.call('ZADD', KEYS[4], now_ms + lease_ms, lease .. ':' .. unit)
-  end
+  redis.call('ZADD', KEYS[4], now_ms + lease_ms, lease)
   redis.call('PEXPIRE', KEYS[4], lease_ms)
 end
 return {'', generation, remaining, arrival - now, 0, used}
