@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 
 from pictures import astronaut
+from servers import PostgresServer, RedisServer
 from servers.process import free_port
-from servers.worker import PHALANX, WorkerProcess
+from servers.worker import PHALANX, START_S, WorkerProcess
 
 PHOTO = base64.b64encode(cv2.imencode(".jpg", astronaut()[:, :, ::-1])[1].tobytes()).decode()
 REQUESTS: dict[str, tuple[str, Any]] = {
@@ -175,6 +177,33 @@ def test_a_port_that_is_given_wins(serve: Callable[..., WorkerProcess]) -> None:
     worker = serve("similarity", "--port", str(port), PORT="1")
     assert worker.port == port
     assert worker.get("/livez")[0] == 200
+
+
+def until(worker: WorkerProcess, series: str) -> None:
+    """Wait for a line of the metrics, which workers report now and then."""
+    deadline = time.monotonic() + START_S
+    while series not in worker.metrics():
+        assert time.monotonic() < deadline, worker.log.read_text()[-4000:]
+        time.sleep(0.1)
+
+
+def test_several_workers_of_one_service_share_what_they_found(
+    serve: Callable[..., WorkerProcess], postgres: PostgresServer, redis_server: RedisServer
+) -> None:
+    """Under a supervisor; an image that one of them saw is known to both."""
+    shared = {
+        "DATABASE_URL": postgres.create_database(), "REDIS_URL": redis_server.url.removesuffix("/0") + "/10",
+        "JWT_SECRET": "for-tests-only-" * 4, "RATE_LIMIT_ENABLED": "false",
+    }  # fmt: skip
+    both = serve("face-detection", "--workers", "2", **shared)
+    both.wait_ready()
+    until(both, 'phalanx_workers{state="ready"} 2.0')
+    # Each request is a connection of its own, so that either may get it.
+    answers = [json.loads(both.post(*REQUESTS["face-detection"])[1]) for _ in range(20)]
+    assert [answer["cached"] for answer in answers].count(False) == 1
+    assert both.post(*REQUESTS["similarity"])[0] == 404
+    until(both, 'phalanx_cache_hits_total{tier="2"} 1.0')
+    assert both.stop() == 0
 
 
 @pytest.mark.parametrize("words", [("face-detecting",), ("similarity", "all", "faces-detection")])

@@ -39,7 +39,7 @@ Kind = Literal["text", "faces"]
 
 
 def needed_rosters(
-    served: Collection[ServiceName], registry: ModelRegistry, faces: FaceModels, *, is_alone: bool
+    served: Collection[ServiceName], registry: ModelRegistry, faces: FaceModels, store: ModelStore, *, is_alone: bool
 ) -> tuple[Roster[Any], ...]:
     """Return the models that these services run on; those of the others refuse with the reason.
 
@@ -53,12 +53,25 @@ def needed_rosters(
         (faces.detectors, FULL_RANGE, bool(detects) or "image-processing" in served, "face-detection"),
         (faces.embedders, DEFAULT_EMBEDDER, "face-embedding" in served, "face-embedding"),
     ]
-    faces.detectors.is_required = is_alone and bool(detects)
-    faces.embedders.is_required = is_alone and "face-embedding" in served
+    # What is required is waited for from now on, also before loading begins.
+    if is_alone and detects:
+        faces.detectors.is_required = True
+        faces.detectors.expect(FULL_RANGE)
+    if is_alone and "face-embedding" in served:
+        faces.embedders.is_required = True
+        for name in _embedders_there(store):
+            faces.embedders.expect(name)
     for roster, name, is_wanted, service in wanted:
         if not is_wanted:
             roster.lack(name, f"this worker does not have the service {service!r}")
     return tuple(roster for roster, _, is_wanted, _ in wanted if is_wanted)
+
+
+def _embedders_there(store: ModelStore) -> list[str]:
+    try:
+        return embedders_of(store)
+    except PhalanxError:
+        return [DEFAULT_EMBEDDER]
 
 
 def open_store(settings: Settings) -> ModelStore:

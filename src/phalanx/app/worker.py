@@ -120,12 +120,13 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         # A command does what it is asked for, whatever a worker beside it serves.
         served = settings.served if is_serving else frozenset(ALL_SERVICES)
         registry, face_models = open_registry(settings), FaceModels()
-        rosters = needed_rosters(served, registry, face_models, is_alone=is_serving and bool(settings.services))
+        store, is_alone = open_store(settings), is_serving and bool(settings.services)
+        rosters = needed_rosters(served, registry, face_models, store, is_alone=is_alone)
         health = HealthService(
             rosters, stores.dependencies, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
         )  # fmt: skip
-        models = WorkerModels(settings, metrics, registry, face_models, open_store(settings), rosters=rosters)
+        models = WorkerModels(settings, metrics, registry, face_models, store, rosters=rosters)
         rollouts = Rollouts(
             models.lines, models.store.pointer_marks, health, metrics=metrics, log=log,
             linger_s=settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
