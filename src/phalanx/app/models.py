@@ -28,6 +28,7 @@ from phalanx.services.loading import LoadedText, load_own, load_version, serve_t
 from phalanx.services.models import ModelRegistry, ServedText
 from phalanx.services.rollouts import Candidate, Line
 from phalanx.services.serving import Roster
+from phalanx.services.stand_ins import detector_stand_in, embedder_stand_in, text_stand_in
 from phalanx.settings import Settings
 from phalanx.telemetry import Metrics
 
@@ -108,6 +109,21 @@ class WorkerModels:
         text = [] if self.only == "faces" else [self._text_line()]
         lines = text if self.only == "text" else [*text, *self._face_lines()]
         return [line for line in lines if any(line.roster is roster for roster in self.rosters)]
+
+    def start_stand_ins(self) -> None:
+        """Have stand-ins answer for the models of this worker that are missing or fail. Must run in the event loop."""
+        for roster in self.rosters:
+            if roster is self.registry and self.only != "faces":
+                entry = None if self.settings.model_path else self.store.catalogue.find(self.settings.model_name)
+                name = self.registry.default
+                self.registry.stand_ins[name] = text_stand_in(name, entry, self.settings.max_tokens)
+            elif roster is self.face_models.detectors and self.only != "text":
+                self.face_models.detectors.stand_ins[FULL_RANGE] = detector_stand_in(FULL_RANGE)
+            elif roster is self.face_models.embedders and self.only != "text":
+                entry = self.store.catalogue.get(DEFAULT_EMBEDDER)
+                self.face_models.embedders.stand_ins[DEFAULT_EMBEDDER] = embedder_stand_in(entry)
+            for served in roster.stand_ins.values():
+                served.runner.start()
 
     def _face_lines(self) -> list[Line]:
         try:

@@ -90,6 +90,9 @@ class App:
         """
         self.models.threads, self.models.only = threads, only
         self.closing.push_async_callback(self.rollouts.close)
+        if self.settings.fallback == "simulated":
+            self.log.warning("FALLBACK=simulated: stand-ins answer for models that are missing or fail")
+            self.models.start_stand_ins()
         await self.rollouts.load()
 
 

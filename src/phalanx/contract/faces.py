@@ -111,6 +111,7 @@ class DetectResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     height: int | None = None
     cached: bool | None = None
     results: list[DetectResult] | None = None
+    simulated: bool = False
 
 
 class EmbedFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,6 +167,7 @@ class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     faces: list[EmbeddedFace] | None = None
     cached: bool | None = None
     results: list[EmbedFacesResult] | None = None
+    simulated: bool = False
 
 
 class CompareFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,7 +179,7 @@ class CompareFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     detector: Detector = "auto"
 
 
-class CompareFacesResponse(Struct, frozen=True, kw_only=True):
+class CompareFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether two faces are one person's: `same` is whether `distance` is at most `threshold`.
 
     The distance is Euclidean, or, where the metric is cosine, 1 less the cosine; the threshold is in the same terms.
@@ -190,3 +192,4 @@ class CompareFacesResponse(Struct, frozen=True, kw_only=True):
     same: bool
     faces: list[FoundFace]
     model: str
+    simulated: bool = False

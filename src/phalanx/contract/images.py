@@ -190,3 +190,4 @@ class ProcessResponse(ProcessResult, frozen=True, kw_only=True, omit_defaults=Tr
     """The result of one `image`; of `images`, `results` in their order."""
 
     results: list[ProcessResult] | None = None
+    simulated: bool = False

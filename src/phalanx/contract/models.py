@@ -21,7 +21,7 @@ class Model(Struct, frozen=True, kw_only=True):
     """A served model. `sha256` is that of its weights; `prompts` are the names that `prompt` may carry.
 
     `weights` are the active versions, each with its share of the callers, 0 to 1; the other facts are those of the one
-    with the largest share.
+    with the largest share. One that is `simulated` is missing or fails, and a stand-in answers for it.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Model(Struct, frozen=True, kw_only=True):
     prompts: tuple[str, ...] = ()
     weights: dict[str, float] = {}
     ready: bool = True
+    simulated: bool = False
 
 
 class ListModelsResponse(Struct, frozen=True, kw_only=True):

@@ -31,12 +31,13 @@ class QueueStatus(Struct, frozen=True, kw_only=True):
 
 
 class ModelHealth(Struct, frozen=True, kw_only=True):
-    """A version of a model, and why it cannot serve when it cannot."""
+    """A version of a model, and why it cannot serve when it cannot. `simulated` says that a stand-in answers for it."""
 
     name: str
     version: str
     ready: bool
     error: str | None = None
+    simulated: bool = False
 
 
 class StatusResponse(Struct, frozen=True, kw_only=True):

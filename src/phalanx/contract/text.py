@@ -77,13 +77,14 @@ class EmbedTokensRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     prompt: str | None = None
 
 
-class EmbedTokensResponse(Struct, frozen=True, kw_only=True):
+class EmbedTokensResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For each text a `[tokens, d]` float32 matrix, special tokens included."""
 
     embeddings: list[TokenVectors]
     items: list[EmbedItem]
     model: str
     usage: TokenUsage
+    simulated: bool = False
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,11 +106,12 @@ class Token(Struct, frozen=True, kw_only=True):
     stop: int | None = None
 
 
-class TokenizeResponse(Struct, frozen=True, kw_only=True):
+class TokenizeResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The tokens of each text."""
 
     tokens: list[list[Token]]
     model: str
+    simulated: bool = False
 
 
 class SimilarityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,9 +124,10 @@ class SimilarityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prompt: str | None = None
 
 
-class SimilarityResponse(Struct, frozen=True, kw_only=True):
+class SimilarityResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Cosine similarity of the source to each text, -1 to 1."""
 
     similarities: list[float]
     model: str
     usage: TokenUsage
+    simulated: bool = False

@@ -66,7 +66,9 @@ async def _once(entrance: Entrance, operation: Operation, inbound: Call, idempot
     stored = await entrance.idempotency.begin(key, inbound.fingerprint)
     if stored is not None:
         inbound.replayed = True
-        return msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
+        answer_then = msgspec.msgpack.decode(stored, type=operation.response, ext_hook=unpack_array)
+        inbound.simulated = getattr(answer_then, "simulated", False)
+        return answer_then
     try:
         _reserve(entrance, operation, inbound)
     except PhalanxError:
@@ -87,7 +89,7 @@ async def _unary(entrance: Entrance, operation: Operation, inbound: Call, key: s
     assert inbound.ticket is not None
     status, response = Internal.row.code, None
     try:
-        response = await operation.run(entrance.services, inbound.ticket, inbound.request)
+        response = _marked(inbound.ticket, await operation.run(entrance.services, inbound.ticket, inbound.request))
         status = OK
     except BaseException as error:
         status = _status_of(error)
@@ -153,7 +155,8 @@ class Stream:
 
     async def __anext__(self) -> Any:
         try:
-            return await anext(self._answers)
+            answer = await anext(self._answers)
+            return _marked(self._ticket, answer) if self._ticket else answer
         except StopAsyncIteration:
             await self._settle(OK)
             raise
@@ -172,6 +175,13 @@ class Stream:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             await self._entrance.gate.settle(ticket, status=status, computed=self._operation.computed)
+
+
+def _marked(ticket: Ticket, response: Any) -> Any:
+    """Return a response that says so if a stand-in has answered: here, so that no service can forget it."""
+    if ticket.meter.simulated and "simulated" in getattr(response, "__struct_fields__", ()):
+        return msgspec.structs.replace(response, simulated=True)
+    return response
 
 
 def _status_of(error: BaseException) -> str:

@@ -175,8 +175,13 @@ class HealthService:
         reasons = []
         for roster in self._rosters:
             absent = roster.missing if roster.is_required else dict.fromkeys(roster.pending, "it is loading")
-            reasons += [f"the model {name!r} is missing: {why}" for name, why in absent.items()]
-            for rollout in roster.rollouts().values():
+            reasons += [
+                f"the model {name!r} is missing: {why}" for name, why in absent.items()
+                if name in roster.pending or name not in roster.stand_ins
+            ]  # fmt: skip
+            for name, rollout in roster.rollouts().items():
+                if name in roster.stand_ins and all((name, version) in self._failing for version in rollout.weights):
+                    continue
                 # One version that can serve is enough: the others take no traffic meanwhile.
                 problems = [self._problem(share.served) for share in rollout.shares]
                 reasons += [problem for problem in problems[:1] if problem and all(problems)]
@@ -200,11 +205,17 @@ class HealthService:
                 ModelHealth(
                     name=served.name, version=served.version, ready=self.is_model_ready(served.name, served.version),
                     error=self._failing.get((served.name, served.version)),
+                    simulated=served.name in roster.stand_ins and (served.name, served.version) in self._failing,
                 )
                 for served in _served(roster)
             ]  # fmt: skip
-            missing = roster.missing.items()
-            found += [ModelHealth(name=name, version="", ready=False, error=why) for name, why in missing]
+            found += [
+                ModelHealth(
+                    name=name, version="", ready=False, error=why,
+                    simulated=name in roster.stand_ins and name not in roster.pending,
+                )
+                for name, why in roster.missing.items()
+            ]  # fmt: skip
         for name, (version, reason) in self._refused.items():
             found.append(ModelHealth(name=name, version=version, ready=False, error=reason))
         return found
@@ -213,7 +224,9 @@ class HealthService:
         """Return the whole picture."""
         dependencies = await self._dependencies()
         models = self.models()
-        serves = any(model.ready for model in models) or not any(roster.is_required for roster in self._rosters)
+        serves = any(model.ready or model.simulated for model in models) or not any(
+            roster.is_required for roster in self._rosters
+        )
         stores = not any(self._is_missed(name) for name in dependencies)
         answered = all(state.healthy for state in dependencies.values())
         whole = serves and answered and all(model.ready for model in models) and not self.draining

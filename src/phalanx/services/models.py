@@ -118,6 +118,9 @@ class ModelService:
         try:
             rollout = roster.rollout(name)
         except PhalanxError:
+            stand_in = roster.stand_ins.get(name)
+            if stand_in is not None and name not in roster.pending:
+                return replace(stand_in.describe(), ready=False, simulated=True)
             return Model(id=name, ready=False)
         shown = rollout.heaviest.describe()
         ready = any(self._is_ready(name, version) for version in rollout.weights)

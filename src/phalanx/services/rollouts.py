@@ -120,6 +120,7 @@ class Rollouts:
             served for roster in self._rosters.values() for rollout in roster.rollouts().values()
             for served, _ in rollout.shares
         ]  # fmt: skip
+        left += [served for roster in self._rosters.values() for served in roster.stand_ins.values()]
         await asyncio.gather(*(self._end(served.runner, served.release) for served in left))
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._agreement.close()
@@ -273,7 +274,7 @@ class Rollouts:
         """Go on with what serves, if anything does."""
         if self._serving(line):
             self._say_refused(line, "", reason)
-        elif self._note(line, marks):
+        elif self._note(line, marks) or line.name in line.roster.stand_ins:
             line.roster.miss(line.name, reason)
             self._log.error("model missing", model=line.name, reason=reason)
         else:

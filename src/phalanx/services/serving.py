@@ -108,7 +108,8 @@ class Roster(Generic[S]):
 
     `kind` is how messages name them, such as "model"; a worker that `is_required` to have them is not ready without.
     `missing` has the reasons by name, `absent` those of models that nobody pulled and the worker does without, and
-    `pending` the names of those that are loading for the first time.
+    `pending` the names of those that are loading for the first time. `stand_ins` answer, as such, for models that are
+    missing or fail, where the operator wants that.
     """
 
     def __init__(self, kind: str, *, is_required: bool = False) -> None:
@@ -116,6 +117,7 @@ class Roster(Generic[S]):
         self.missing: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self.pending: set[str] = set()
+        self.stand_ins: dict[str, S] = {}
         self.is_required = is_required
         self._kind = kind
         self._rollouts: dict[str, Rollout[S]] = {}
@@ -181,12 +183,23 @@ class Roster(Generic[S]):
         """
         found = self._find(name)
         rollout = self._healthy.get(found)
+        stand_in = self.stand_ins.get(found)
+        if stand_in is not None and found not in self.pending and self._fails(found):
+            return stand_in
         if rollout is None:
             raise self._refusal(found)
         return rollout.choose(caller)
 
+    def _fails(self, name: str) -> bool:
+        """Whether no version of a model can serve."""
+        rollout = self._rollouts.get(name)
+        return rollout is None or len(self._sick[name]) == len(rollout.shares)
+
     def heaviest(self, name: str | None, fits: Callable[[S], bool] = lambda served: True) -> S:
-        """Return the version with most weight of those that `fits`. Raises `ModelNotFound`, `Unavailable`."""
+        """Return the version with most weight of those that `fits`, never a stand-in.
+
+        Raises `ModelNotFound`, `Unavailable`.
+        """
         rollout = self.rollout(name)
         fitting = [share for share in rollout.shares if fits(share.served)]
         if not fitting:

@@ -121,7 +121,8 @@ class Call:
 
     `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
     is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns. `deadline`, in
-    seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later.
+    seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later. `simulated` says that an answer which is repeated
+    was a stand-in's.
     """
 
     credential: Credential
@@ -135,6 +136,7 @@ class Call:
     warning: str = ""
     ticket: Ticket | None = None
     replayed: bool = False
+    simulated: bool = False
     request: Any = None
 
     @property

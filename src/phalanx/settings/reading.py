@@ -116,6 +116,10 @@ def _contradictions(settings: Settings) -> list[str]:
         ),
         (settings.auth == "off" and production, "AUTH=off is refused when APP_ENV is production."),
         (
+            settings.fallback == "simulated" and production,
+            "FALLBACK=simulated is refused when APP_ENV is production: its answers mean nothing.",
+        ),
+        (
             (settings.tls_cert_file is None) != (settings.tls_key_file is None),
             "TLS_CERT_FILE and TLS_KEY_FILE go together; set both or neither.",
         ),

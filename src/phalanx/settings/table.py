@@ -98,6 +98,7 @@ class Settings:
     engine: Annotated[Literal["auto", "openvino", "onnxruntime"], Variable("ENGINE", choice("auto", "openvino", "onnxruntime"), "inference engine")] = "auto"
     device: Annotated[str, Variable("DEVICE", device, "auto, cpu or cuda:0 (extra `cuda`)")] = "auto"
     precision: Annotated[Literal["auto", "f32", "bf16", "int8"], Variable("PRECISION", choice("auto", "f32", "bf16", "int8"), "arithmetic; auto takes bf16 where the CPU has it and the golden check holds")] = "auto"
+    fallback: Annotated[Literal["none", "simulated"], Variable("FALLBACK", choice("none", "simulated"), "simulated answers, marked as such, for a model that is missing or fails; refused in production")] = "none"
     hf_endpoint: Annotated[str, Variable("HF_ENDPOINT", text, "hub that `hf:` sources are taken from")] = "https://huggingface.co"
     hf_token: Annotated[Secret, Variable("HF_TOKEN", Secret, "credential for gated repositories of that hub")] = NO_SECRET
 
@@ -193,7 +194,6 @@ class Settings:
 
 UNUSED = frozenset(
     {
-        "FALLBACK",
         "QUEUE_REDIS_URL",
         "OLLAMA_BASE_URL",
         "OLLAMA_DEFAULT_TIMEOUT_MS",

@@ -99,3 +99,25 @@ def test_files_may_give_another_name_than_was_expected() -> None:
     assert roster.default == "mine"
     assert roster.heaviest(None) is roster.heaviest("model.onnx") is roster.heaviest("mine")
     assert roster.missing == {}
+
+
+def test_a_stand_in_answers_for_what_is_missing_or_fails_and_for_nothing_else() -> None:
+    roster: Roster[Any] = Roster("model")
+    roster.expect("model")
+    roster.stand_ins["model"] = stand_in = Version("model", "simulated")
+    with pytest.raises(Unavailable, match="it is loading"):
+        roster.choose(None, "me")
+    roster.miss("model", "run: this")
+    assert roster.choose(None, "me") is stand_in
+    with pytest.raises(Unavailable, match="run: this"):
+        roster.heaviest(None)
+    with pytest.raises(ModelNotFound):
+        roster.choose("another", "me")
+    roster.serve("model", [Share(Version("model", "a")), Share(Version("model", "b"))])
+    assert roster.choose(None, "me") is not stand_in
+    roster.mark("model", "a", sick=True)
+    assert roster.choose(None, "me").version == "b"
+    roster.mark("model", "b", sick=True)
+    assert roster.choose(None, "me") is stand_in
+    roster.mark("model", "a", sick=False)
+    assert roster.choose(None, "me").version == "a"

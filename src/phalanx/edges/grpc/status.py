@@ -70,6 +70,7 @@ def call_metadata(
         found = [(id_name, request_id), ("server-timing", timing)]
         if meter.model:
             found += (("x-model", meter.model), ("x-model-version", meter.model_version))
+            found += (("x-simulated", "true"),) if meter.simulated else ()
     if call is not None:
         if call.grant is not None:
             found += ((name.decode(), value.decode()) for name, value in limit_headers(call.grant))

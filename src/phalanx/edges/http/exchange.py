@@ -183,6 +183,8 @@ class Exchange:
             if meter is not None and meter.model:
                 headers.append((b"x-model", meter.model.encode()))
                 headers.append((b"x-model-version", meter.model_version.encode()))
+            if call.simulated or (meter is not None and meter.simulated):
+                headers.append((b"x-simulated", b"true"))
             if call.grant is not None:
                 headers += limit_headers(call.grant)
             if call.warning:
