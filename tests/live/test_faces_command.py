@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -33,12 +34,14 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def faces(models_dir: Path, folder: Path, *words: str, given: bytes = b"") -> tuple[int, list[dict[str, Any]], str]:
+def faces(
+    models_dir: Path, folder: Path, *words: str, given: bytes = b"", within: tuple[str, ...] = ("faces",)
+) -> tuple[int, list[dict[str, Any]], str]:
     """Run the command; return its exit status, the lines that it printed and what it said."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environ = {**kept, "DATA_DIR": str(folder / "data"), "MODEL_DIR": str(models_dir)}
     done = subprocess.run(
-        [PHALANX, "faces", *words], env=environ, capture_output=True, check=False, input=given, cwd=folder
+        [PHALANX, *within, *words], env=environ, capture_output=True, check=False, input=given, cwd=folder
     )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
@@ -96,6 +99,15 @@ def test_the_photos_of_known_people(models_dir: Path, tmp_path: Path) -> None:
     verdicts = {Path(line["file"]).name: line["same"] for line in lines}
     for name, person in alone.items():
         assert verdicts[name] == (person == "person-3"), name
+
+
+def test_a_row_about_faces_is_called(models_dir: Path, tmp_path: Path, pictures: Path) -> None:
+    """Without a server; the models are loaded."""
+    request = {"image": base64.b64encode((pictures / "astronaut.png").read_bytes()).decode()}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    status, lines, said = faces(models_dir, tmp_path, "call", "faces.detect", "@request.json", within=())
+    assert status == 0, said
+    assert len(lines[0]["faces"]) == 1
 
 
 def test_help_has_examples(models_dir: Path, tmp_path: Path) -> None:

@@ -11,10 +11,20 @@ import msgspec
 import typer
 
 from phalanx.app import App
+from phalanx.app.models import Kind as ModelKind
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.vector import render_array
 from phalanx.errors import InvalidRequest, NotFound
 from phalanx.operations import Kind, Operation, Stream, table
+
+LOADED: dict[str, ModelKind | None] = {
+    "text": "text",
+    "images": "faces",
+    "faces": "faces",
+    "collections": None,
+    "models": None,
+}
+"""Nouns whose rows run on models: of one kind, or, with None, of all."""
 
 
 def call_operation(
@@ -37,10 +47,12 @@ def call_operation(
         return
     if name not in rows:
         raise NotFound(f"there is no operation {name!r}; `phalanx call` lists all")
-    with_app(lambda app: _run(app, rows[name], request), models=rows[name].noun in ("text", "models"))
+    with_app(lambda app: _run(app, rows[name], request))
 
 
 async def _run(app: App, operation: Operation, source: str) -> None:
+    if operation.noun in LOADED:
+        await app.load_models(only=LOADED[operation.noun])
     if operation.kind is Kind.CLIENT_STREAM:
         given: Any = _lines(operation, source)
     else:
