@@ -122,6 +122,13 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
             for n, field in fields.items()
             if n not in in_path and not (n == "image" and Body.IMAGE in row.bodies) and Body.VECTORS not in row.bodies
         ]
+    if Body.VECTORS in row.bodies:
+        # What is nothing unless it is given belongs to other forms of the request than two matrices.
+        parameters += [
+            {"name": n, "in": "query", "description": f"With a body of `{OCTETS}`.", "schema": _plain(field)}
+            for n, field in fields.items()
+            if field.get("default") is not None
+        ]
     if row.method == "POST":
         parameters.append(_IDEMPOTENCY)
     entry: Document = {

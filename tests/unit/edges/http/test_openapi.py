@@ -60,3 +60,11 @@ def test_rows_from_outside_may_have_structs_of_our_names() -> None:
     content = document["paths"]["/v1/text/embed"]["post"]["requestBody"]["content"]
     name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
     assert "texts" in document["components"]["schemas"][name]["properties"]
+
+
+def test_what_goes_with_two_matrices_is_in_the_query(document: Document) -> None:
+    """A binary body has room for no other field."""
+    parameters = entry(document, ROWS["vectors.similarity"])["parameters"]
+    (metric,) = [one for one in parameters if one["in"] == "query"]
+    assert (metric["name"], "required" in metric) == ("metric", False)
+    assert set(metric["schema"]["enum"]) == {"cosine", "dot", "euclidean"}
