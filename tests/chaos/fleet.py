@@ -20,6 +20,7 @@ from servers.worker import PHALANX, START_S, WorkerProcess
 DATABASE, REDIS, LIMITS = "database", "redis", "limits"
 LIMITS_LOST, LIMITS_BACK = "each worker limits its share", "limits are shared again"
 SERVE = (PHALANX, "serve")
+TEXT_MODEL = "all-MiniLM-L6-v2"
 NOTHING: Mapping[str, str] = {}
 SECRET = "only-for-tests-" * 4
 
@@ -55,6 +56,14 @@ def process_state(pid: int) -> str:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not waited for does not."""
     return process_state(pid) not in "ZX"
+
+
+def _texts_only(models_dir: Path, folder: Path) -> Path:
+    """Return a model store of the text model alone: the others' loading is most of a worker's start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / TEXT_MODEL).exists():
+        (folder / TEXT_MODEL).symlink_to(models_dir / TEXT_MODEL)
+    return folder
 
 
 class Place:
@@ -123,7 +132,7 @@ class Fleet:
         self.kills: list[Kill] = []
         self.outages: list[Outage] = []
         self._down: dict[str, float] = {}
-        self._models_dir = models_dir
+        self._models_dir = _texts_only(models_dir, folder / "models")
         self._command = command
         self.database_url = f"sqlite:///{self.places[0].folder / 'phalanx.db'}"
         self.environ = {"JWT_SECRET": SECRET, **environ}
