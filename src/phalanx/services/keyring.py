@@ -49,7 +49,6 @@ class Keyring:
         self._version: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.peek_key = self._keys.peek
-        self.peek_session = self._sessions.peek
         self.find_key = self._keys.find
         self.find_session = self._sessions.find
 

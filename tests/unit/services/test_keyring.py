@@ -462,7 +462,7 @@ class TestNews:
         await two.find_session("a")
         two.forget(["session:a", "nonsense", ""])
         assert two.peek_key("a") is not None
-        assert two.peek_session("a") is None
+        assert two._sessions.peek("a") is None
         assert "a" in two
         two.forget(["key:a"])
         assert two.peek_key("a") is None
@@ -627,7 +627,7 @@ class TestWithRealStores:
         await users.update("u", disabled_at=5.0)
         await air.publish((await feed.since(0) or Changes(0, [])).subjects)
         await settle()
-        assert two.peek_session("s") is None
+        assert two._sessions.peek("s") is None
         standing = await two.find_session("s")
         assert standing is not None
         assert standing.ended_at == 5.0
