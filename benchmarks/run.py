@@ -33,6 +33,7 @@ SCRIPTS = (
     "admission",
     "limits",
     "latency",
+    "grpc",
     "concurrency",
     "flood",
     "throughput",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -188,9 +189,12 @@ def test_the_earlier_deadline_counts(worker: Any, rpc: RpcClient, monkeypatch: p
     found = []
     gate = worker.app.entrance.gate
     reserve = gate.reserve
-    monkeypatch.setattr(
-        gate, "reserve", lambda *given, **more: found.append(reserve(*given, **more)) or found[-1], raising=True
-    )
+
+    def note(*given: Any, **more: Any) -> Any:
+        found.append(reserve(*given, **more))
+        return found[-1]
+
+    monkeypatch.setattr(gate, "reserve", note)
     for within_s in (1.5, 60.0, None):
         rpc.call(EMBED, HELLO, within_s=within_s)
     left = [ticket.deadline - ticket.started for ticket in found]
@@ -489,10 +493,10 @@ def test_draining_lets_calls_finish_and_takes_no_more(worker: Any) -> None:
         refusal = await refused.code()
         await draining
         # The status comes behind what was sent before.
-        with pytest.raises(grpc.aio.AioRpcError) as cut_off:
+        with contextlib.suppress(grpc.aio.AioRpcError):
             while await endless.read() is not grpc.aio.EOF:
                 pass
-        ended = cut_off.value.code()
+        ended = await endless.code()
         await other.close()
         return rest, refusal, ended
 

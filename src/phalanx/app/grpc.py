@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from phalanx.app.worker import App
 from phalanx.edges.grpc.app import GrpcEdge
-from phalanx.edges.grpc.schema import Schema
+from phalanx.edges.grpc.schema import Schema, SchemaNotBuilt
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
+from phalanx.edges.grpc.translation import SchemaMismatch
+from phalanx.edges.http.listeners import CannotListen
 from phalanx.errors import PhalanxError
 from phalanx.telemetry import RequestLog
 
@@ -25,10 +27,13 @@ def grpc_edge(app: App, *, requests: RequestLog | None = None) -> GrpcEdge:
 
 
 def grpc_server(app: App, *, requests: RequestLog | None = None, port: int | None = None) -> GrpcServer:
-    """Return the server of the gRPC edge on GRPC_PORT, or on a `port` that several workers share."""
+    """Return the server of the gRPC edge on GRPC_PORT, or on a `port` that several workers share. Raises `CannotListen`."""
     settings = app.settings
     assert settings.grpc_port is not None
-    edge = grpc_edge(app, requests=requests)
+    try:
+        edge = grpc_edge(app, requests=requests)
+    except (SchemaNotBuilt, SchemaMismatch) as error:
+        raise CannotListen(f"there is no gRPC edge: {error}") from error
 
     async def healthy() -> dict[str, bool]:
         ready = not await app.health.readiness()
