@@ -75,6 +75,15 @@ def _embedders_there(store: ModelStore) -> list[str]:
         return [DEFAULT_EMBEDDER]
 
 
+def models_to_pull(settings: Settings) -> list[str]:
+    """Return the models that the services of the settings run on by default, without one that is used as it lies."""
+    served = settings.served
+    names = [settings.model_name] if "text" in served and settings.model_path is None else []
+    if served & {"face-detection", "face-embedding", "image-processing"}:
+        names += [FULL_RANGE, SHORT_RANGE]
+    return [*names, DEFAULT_EMBEDDER] if "face-embedding" in served else names
+
+
 def open_store(settings: Settings) -> ModelStore:
     """Return the model store that the settings name."""
     return ModelStore(settings.models_dir, catalogue=load_catalogue())

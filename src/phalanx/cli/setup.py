@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from phalanx.app import App
+from phalanx.app.models import models_to_pull
 from phalanx.cli.models import pull_model
 from phalanx.cli.worker import call_here, read_settings, with_app
 from phalanx.contract.keys import ALL_SCOPES, CreateKeyRequest, CreateKeyResponse, ListKeysRequest, ListKeysResponse
+from phalanx.errors import PhalanxError
 from phalanx.settings import Settings, reference
 
 ADMIN_EMAIL = "admin@localhost"
@@ -18,11 +20,10 @@ ADMIN_EMAIL = "admin@localhost"
 def init() -> None:
     """Pull the models, make the database and, where there is no key yet, a first admin key. Safe to repeat."""
     settings = read_settings()
-    if settings.model_path is None:
-        pull_model(settings, settings.model_name)
+    missing = _pull_models(settings)
     text = with_app(_first_key)
     if text is None:
-        typer.echo("Models, database and keys are in place.")
+        typer.echo("Database and keys are in place." if missing else "Models, database and keys are in place.")
         return
     typer.echo("\nYour admin key (tier scale), shown this once:\n")
     typer.secho(f"    {text}", bold=True)
@@ -36,6 +37,21 @@ def settings() -> None:
     for row in reference():
         table.add_row(*row)
     Console().print(table)
+
+
+def _pull_models(settings: Settings) -> list[str]:
+    """Pull the models of all services. Returns those that were not to be had; all but the text model can come later."""
+    missing = []
+    for name in models_to_pull(settings):
+        try:
+            pull_model(settings, name)
+        except PhalanxError as error:
+            if name == settings.model_name:
+                raise
+            missing.append(name)
+            typer.secho(f"{name}: {error.detail}", fg="yellow", err=True)
+            typer.secho(f"Everything else works without it. Later: phalanx models pull {name}", fg="yellow", err=True)
+    return missing
 
 
 async def _first_key(app: App) -> str | None:
