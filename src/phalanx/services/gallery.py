@@ -279,4 +279,5 @@ def _nobody(name: str, person: str) -> NotFound:
 
 
 def _name(ticket: Ticket, pinned: Pinned) -> None:
-    ticket.meter.model, ticket.meter.model_version = pinned.embedder.name, pinned.embedder.version
+    ticket.meter.note_model(pinned.detector)
+    ticket.meter.note_model(pinned.embedder)
