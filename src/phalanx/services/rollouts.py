@@ -141,12 +141,13 @@ class Rollouts:
         serving = self._serving(line)
         weights = {one.version: one.weight for one in wanted}
         fresh = [one for one in wanted if one.version not in serving]
+        plan = ",".join(f"{version}={weight:g}" for version, weight in weights.items())
         if not fresh and weights == {version: share.weight for version, share in serving.items()}:
+            await self._agreement.serves(line.name, plan)
             self._health.accept(line.name)
             return
         if fresh and self._retiring:
             await asyncio.wait(self._retiring)
-        plan = ",".join(f"{version}={weight:g}" for version, weight in weights.items())
         if serving:
             await self._agreement.loads(line.name, plan)
         loaded, refusals = await self._load_all(line, fresh, stop_at_first=bool(serving))
@@ -155,7 +156,7 @@ class Rollouts:
                 self._log.info("model warm", model=line.name, version=version)
             if why := await self._agreement.reach(line.name, plan):
                 refusals = {fresh[0].version: why}
-        elif refusals and serving:
+        if refusals and serving:
             await self._agreement.refuses(line.name, plan, next(iter(refusals.values())))
         if refusals and (serving or not loaded):
             self._refuse(line, refusals)
