@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -71,6 +72,7 @@ class Record:
         self.calls: list[Call] = []
         self._open: dict[str, tuple[str, int]] = {}
         self.lost_ports: set[int] = set()
+        self.losses = 0
         self._ids = (f"{prefix}-{number:06d}" for number in itertools.count(1))
 
     def begin(self, worker: str, port: int) -> str:
@@ -83,6 +85,11 @@ class Record:
         """Note what became of a call."""
         del self._open[call.request_id]
         self.calls.append(call)
+
+    def lose(self, ports: Iterable[int]) -> None:
+        """Note the clients' ports of a process that was killed."""
+        self.lost_ports.update(ports)
+        self.losses += 1
 
     def in_flight(self, worker: str | None = None, ports: frozenset[int] | None = None) -> frozenset[str]:
         """Return the ids of the calls under way, in one worker or in all; with `ports` those sent from one of these."""
@@ -170,12 +177,16 @@ class Client:
         self._drop(worker.name)
         if where is None:
             return None
+        losses = self._record.losses
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reader, writer = await asyncio.open_connection(*where)
         except OSError:
             return None
         connection = self._connections[worker.name] = _Connection(reader, writer, where)
+        if connection.port in self._record.lost_ports and self._record.losses != losses:
+            # It was accepted by a process that was killed before it could be used.
+            return await self._connect(worker)
         self._record.lost_ports.discard(connection.port)
         return connection
 

@@ -229,7 +229,7 @@ class Fleet:
             time.sleep(0.001)
         ports = client_ports(pid)
         self.kills.append(Kill(place.name, time.time(), record.in_flight(place.name, ports)))
-        record.lost_ports |= ports
+        record.lose(ports)
         os.kill(pid, signal.SIGKILL)
         while is_alive(pid):
             time.sleep(0.001)
