@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -170,6 +172,23 @@ def test_nothing_is_served_in_clear_where_tls_is_demanded(start_worker: Callable
     outcome = rpc.call(ECHO, {"word": "a"})
     rpc.close()
     assert (outcome.status, outcome.code) == (grpc.StatusCode.PERMISSION_DENIED, "tls_required")
+
+
+def test_a_service_that_is_not_here_is_said(worker: Any) -> None:
+    """NOT_FOUND, as over HTTP; reflection and health leave it out."""
+    rows = worker.app.operations
+    elsewhere = {name: row for name, row in rows.items() if row.service == "text"}
+    here = {name: row for name, row in rows.items() if name not in elsewhere}
+    app = dataclasses.replace(worker.app, operations=here, elsewhere=elsewhere)
+    rpc = RpcClient(SimpleNamespace(app=app, run=worker.run, key=worker.key))
+    missing = rpc.call(EMBED, HELLO)
+    there = rpc.call(ROWS["vectors.similarity"], {"a": [1.0], "b": [1.0]})
+    rpc.close()
+    assert (missing.status, missing.code) == (grpc.StatusCode.NOT_FOUND, "not_found")
+    assert "'text'" in missing.detail
+    assert there.code == "ok"
+    assert "phalanx.v1.Vectors" in rpc.edge.services
+    assert "phalanx.v1.Text" not in rpc.edge.services
 
 
 # Deadlines and streams

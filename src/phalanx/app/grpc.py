@@ -6,7 +6,7 @@ from phalanx.app.worker import App
 from phalanx.edges.grpc.app import GrpcEdge
 from phalanx.edges.grpc.schema import Schema, SchemaNotBuilt
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
-from phalanx.edges.grpc.translation import SchemaMismatch
+from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.edges.http.listeners import CannotListen
 from phalanx.errors import PhalanxError
 from phalanx.telemetry import RequestLog
@@ -18,7 +18,7 @@ def grpc_edge(app: App, *, requests: RequestLog | None = None) -> GrpcEdge:
     """Return the gRPC edge of a worker's parts. Raises `SchemaNotBuilt` and `SchemaMismatch`."""
     settings = app.settings
     return GrpcEdge(
-        app.entrance, app.operations, Schema(app.operations), metrics=app.metrics, log=app.log, requests=requests,
+        app.entrance, app.operations, Schema({**app.operations, **app.elsewhere}), elsewhere=app.elsewhere, metrics=app.metrics, log=app.log, requests=requests,
         max_body_bytes=lambda row: settings.body_limit(row.max_body_bytes), request_id_header=settings.request_id_header,
         read_timeout_s=settings.server_read_timeout_secs, write_timeout_s=settings.server_write_timeout_secs,
         refuse_clear=settings.force_https and settings.tls_cert_file is None, on_finished=app.health.latencies.add,
@@ -38,8 +38,9 @@ def grpc_server(app: App, *, requests: RequestLog | None = None, port: int | Non
     async def healthy() -> dict[str, bool]:
         ready = not await app.health.readiness()
         up = not app.health.draining
-        found = dict.fromkeys(edge.schema.services, up)
-        return {**found, "": ready, TEXT: ready, FACES: up and _has_faces(app)}
+        found = dict.fromkeys(edge.services, up)
+        own = {"": ready, TEXT: ready, FACES: up and _has_faces(app)}
+        return {**found, **{name: serving for name, serving in own.items() if not name or name in found}}
 
     tls = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:

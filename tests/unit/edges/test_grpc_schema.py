@@ -16,8 +16,7 @@ from msgspec import Meta, Struct
 from phalanx.contract.vector import Embedding, Matrix
 from phalanx.edges.grpc.derive import derive_file
 from phalanx.edges.grpc.schema import PACKAGE, Schema, load_descriptors
-from phalanx.edges.grpc.shapes import CannotDescribe, fields_of
-from phalanx.edges.grpc.translation import SchemaMismatch
+from phalanx.edges.grpc.shapes import CannotDescribe, SchemaMismatch, fields_of
 from phalanx.errors import InvalidRequest
 from phalanx.operations import OPERATIONS, Kind, Operation, index
 

@@ -17,6 +17,7 @@ from phalanx.errors import (
     DeadlineExceeded,
     Internal,
     InvalidRequest,
+    NotFound,
     PhalanxError,
     RequestTimeout,
     TlsRequired,
@@ -38,7 +39,8 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the row of a method and answers. `max_body_bytes` is the limit of a row's messages; times are in seconds.
 
     A message is waited for `read_timeout_s`, and `write_timeout_s` until the caller takes one. `refuse_clear` sends away
-    everybody: the edge has no TLS where the settings demand it.
+    everybody: the edge has no TLS where the settings demand it. `elsewhere` are rows that this worker does not serve: who
+    asks is told so. `services` are the full names of those that it does.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
         operations: Mapping[str, Operation],
         schema: Schema,
         *,
+        elsewhere: Mapping[str, Operation] | None = None,
         metrics: Metrics,
         log: Log,
         requests: RequestLog | None = None,
@@ -71,10 +74,15 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._on_finished = on_finished
         self._on_refused = on_refused
         self._children: dict[tuple[str, str], tuple[Any, Any]] = {}
+        here = {name: method for name, method in schema.methods.items() if name in operations}
+        self.services = tuple(sorted({method.service for method in here.values()}))
         self._handlers = {
             method.path: self._handler(operations[name], method, max_body_bytes(operations[name]))
-            for name, method in schema.methods.items()
+            for name, method in here.items()
         }
+        for name, row in (elsewhere or {}).items():
+            if name in schema.methods:
+                self._handlers[schema.methods[name].path] = self._refusal(row)
 
     def service(self, handler_call_details: Any) -> Any:
         """Return what handles a method; None for one that is not known here."""
@@ -92,6 +100,15 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
         if row.kind is Kind.UNARY:
             return grpc.stream_unary_rpc_method_handler(answer_one)
         return grpc.stream_stream_rpc_method_handler(answer_many)
+
+    def _refusal(self, row: Operation) -> Any:
+        async def refuse(exchange: Exchange) -> bytes:
+            raise NotFound(f"this worker does not have the service {row.service!r}, which {row.name} is part of")
+
+        async def answer(messages: Any, context: Any) -> bytes:
+            return await self._answer(context, row, refuse) or b""
+
+        return grpc.stream_unary_rpc_method_handler(answer)
 
     async def _answer(self, context: Any, row: Operation, work: Callable[[Exchange], Any]) -> bytes | None:
         """Run one call to its end, whatever that is."""

@@ -17,8 +17,9 @@ from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
 from phalanx.edges.grpc.derive import derive_file
+from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.edges.grpc.specials import packed_as_bytes
-from phalanx.edges.grpc.translation import SchemaMismatch, Translator
+from phalanx.edges.grpc.translation import Translator
 from phalanx.edges.http.codec import invalid
 from phalanx.errors import InvalidRequest
 from phalanx.operations import Kind, Operation
@@ -56,7 +57,7 @@ class Method:
 class Schema:
     """The methods of all rows that name one, by the row's name. Raises `SchemaMismatch` when the two have drifted apart.
 
-    `pool` has every descriptor, for reflection; `services` the full names.
+    `pool` has every descriptor, for reflection.
     """
 
     def __init__(self, operations: Mapping[str, Operation], descriptors: bytes | None = None) -> None:
@@ -71,7 +72,6 @@ class Schema:
         for row in operations.values():
             if row.grpc is not None:
                 self.methods[row.name] = self._bind(row)
-        self.services = tuple(sorted({method.service for method in self.methods.values()}))
 
     def _add(self, file: FileDescriptorProto) -> None:
         self.pool.AddSerializedFile(file.SerializeToString())

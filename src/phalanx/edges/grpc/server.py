@@ -186,7 +186,7 @@ REFLECTED = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.Ser
 
 
 def _reflect(server: Any, edge: GrpcEdge) -> None:
-    names = (*edge.schema.services, "grpc.health.v1.Health", *REFLECTED)
+    names = (*edge.services, "grpc.health.v1.Health", *REFLECTED)
     servicer = ReflectionServicer(names, pool=_reflected_pool(edge.schema.pool))
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     handler = grpc.stream_stream_rpc_method_handler(

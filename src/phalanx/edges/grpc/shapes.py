@@ -26,6 +26,10 @@ class CannotDescribe(TypeError):
     """A struct has a field that has no form in protocol buffers."""
 
 
+class SchemaMismatch(TypeError):
+    """A message and its struct have drifted apart."""
+
+
 @dataclass(frozen=True)
 class Scalar:
     """A string, number, flag or bytes."""

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
 from phalanx.contract.vector import Vector
+from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.errors import InvalidRequest
 
 _FULL_NAMES = {
@@ -45,7 +46,7 @@ def is_packed_bytes(field: FieldDescriptor) -> bool:
 
 
 def reader(proto: FieldDescriptor, name: str) -> Callable[[Any], Any]:
-    """Return what reads a special field. Raises `TypeError` when it is declared as something else."""
+    """Return what reads a special field. Raises `SchemaMismatch` when it is declared as something else."""
     _require(proto, name)
     return {
         "Embedding": _read_embedding, "Matrix": _read_matrix, "Image": _image_reader(proto.name), "Scores": _floats,
@@ -54,7 +55,7 @@ def reader(proto: FieldDescriptor, name: str) -> Callable[[Any], Any]:
 
 
 def filler(proto: FieldDescriptor, name: str) -> Callable[[Any, Any], None]:
-    """Return what fills a special message. Raises `TypeError` when it is declared as something else."""
+    """Return what fills a special message. Raises `SchemaMismatch` when it is declared as something else."""
     _require(proto, name)
     return {
         "Embedding": _fill_embedding, "Matrix": _fill_matrix, "Image": _fill_image,
@@ -189,6 +190,6 @@ def _fill_json(message: Any, value: Any) -> None:
 def _require(proto: FieldDescriptor, name: str) -> None:
     if name == "Scores":
         if proto.type != FieldDescriptor.TYPE_FLOAT and not is_packed_bytes(proto):
-            raise TypeError(f"{proto.full_name} must be repeated float")
+            raise SchemaMismatch(f"{proto.full_name} must be repeated float")
     elif proto.message_type is None or proto.message_type.full_name != _FULL_NAMES[name]:
-        raise TypeError(f"{proto.full_name} must be {_FULL_NAMES[name]}")
+        raise SchemaMismatch(f"{proto.full_name} must be {_FULL_NAMES[name]}")

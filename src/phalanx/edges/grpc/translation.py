@@ -15,6 +15,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from msgspec import UNSET
 
 from phalanx.edges.grpc import specials
+from phalanx.edges.grpc.matching import (
+    choices,
+    only_field,
+    require_message,
+    require_same,
+    require_scalar,
+)
 from phalanx.edges.grpc.shapes import (
     FieldShape,
     Map,
@@ -36,23 +43,6 @@ Write = Callable[[Any, Any], None]
 
 
 FLOAT = Scalar("float")
-
-
-class SchemaMismatch(TypeError):
-    """A message and its struct have drifted apart."""
-
-
-_KINDS: dict[int, ScalarKind] = {
-    FieldDescriptor.TYPE_STRING: "string", FieldDescriptor.TYPE_BOOL: "bool", FieldDescriptor.TYPE_BYTES: "bytes",
-    FieldDescriptor.TYPE_FLOAT: "float", FieldDescriptor.TYPE_DOUBLE: "float",
-    **dict.fromkeys(
-        (
-            FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32,
-            FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
-        ),
-        "int",
-    ),
-}  # fmt: skip
 
 
 class Translator:
@@ -94,7 +84,7 @@ class Translator:
             bound = self._bound[key] = _Bound()
             bound.fields = fields_of(struct)
             by_name = dict(message.fields_by_name)
-            _require_same(message, bound.fields, by_name)
+            require_same(message, bound.fields, by_name)
             bound.readers = [self._field_reader(by_name[field.name], field) for field in bound.fields]
             bound.writers = [
                 (field.attribute, self._writer(by_name[field.name], field.shape)) for field in bound.fields
@@ -134,7 +124,7 @@ class Translator:
             if isinstance(shape.item, Scalar):
                 if shape.item == FLOAT and specials.is_packed_bytes(proto):
                     return specials.numbers
-                _require_scalar(proto, shape.item)
+                require_scalar(proto, shape.item)
                 return list
             read = self._single_reader(proto, shape.item)
             return lambda values: [read(value) for value in values]
@@ -146,24 +136,24 @@ class Translator:
 
     def _single_reader(self, proto: FieldDescriptor, shape: Shape) -> Read:
         if isinstance(shape, Scalar):
-            _require_scalar(proto, shape)
+            require_scalar(proto, shape)
             return lambda value: value
         if isinstance(shape, Special):
             return specials.reader(proto, shape.name)
-        _require_message(proto)
+        require_message(proto, shape)
         if isinstance(shape, Message):
             bound = self._bind(proto.message_type, shape.struct)
             return bound.read
         if isinstance(shape, OneOf):
             return self._choice_reader(proto, shape)
-        inner = _only_field(proto.message_type)
+        inner = only_field(proto.message_type)
         read = self._reader(inner, shape)
         return lambda value: read(getattr(value, inner.name))
 
     def _choice_reader(self, proto: FieldDescriptor, shape: OneOf) -> Read:
-        choices, name = _choices(proto.message_type, shape), proto.name
+        found, name = choices(proto.message_type, shape), proto.name
         form = proto.message_type.oneofs[0].name
-        readers = {field.name: self._option_reader(field, option) for field, option in choices}
+        readers = {field.name: self._option_reader(field, option) for field, option in found}
 
         def read(value: Any) -> Any:
             which = value.WhichOneof(form)
@@ -238,12 +228,12 @@ class Translator:
             return bound.write
         if isinstance(shape, OneOf):
             return self._choice_filler(proto, shape)
-        inner = _only_field(proto.message_type)
+        inner = only_field(proto.message_type)
         return self._writer(inner, shape)
 
     def _choice_filler(self, proto: FieldDescriptor, shape: OneOf) -> Write:
         by_type: dict[type, Write] = {}
-        for field, option in _choices(proto.message_type, shape):
+        for field, option in choices(proto.message_type, shape):
             write = self._writer(field, option) if isinstance(option, Scalar) else self._message_writer(field, option)
             for python in _python_types(option):
                 by_type[python] = write
@@ -291,60 +281,3 @@ class _Bound:
 
 def _is_array(shape: Shape) -> bool:
     return shape in (Special("Matrix"), Special("Scores"))
-
-
-def _require_same(message: Descriptor, fields: tuple[FieldShape, ...], by_name: dict[str, FieldDescriptor]) -> None:
-    names = {field.name for field in fields}
-    lacking = [f"{message.full_name} lacks the field {name}" for name in sorted(names - set(by_name))]
-    surplus = [f"{message.full_name}.{name} is in no struct" for name in sorted(set(by_name) - names)]
-    if lacking or surplus:
-        raise SchemaMismatch("; ".join(lacking + surplus))
-    for field in fields:
-        proto = by_name[field.name]
-        many = isinstance(field.shape, Repeated | Map) or field.shape == Special("Scores")
-        if proto.is_repeated != many and not specials.is_packed_bytes(proto):
-            raise SchemaMismatch(f"{proto.full_name} must {'' if many else 'not '}be repeated")
-        if proto.has_presence != field.optional and not many:
-            raise SchemaMismatch(f"{proto.full_name} must {'' if field.optional else 'not '}have presence")
-
-
-def _require_scalar(proto: FieldDescriptor, shape: Scalar) -> None:
-    if _KINDS.get(proto.type) != shape.kind:
-        raise SchemaMismatch(f"{proto.full_name} is of another type than its struct's, {shape.kind}")
-
-
-def _require_message(proto: FieldDescriptor) -> None:
-    if proto.message_type is None:
-        raise SchemaMismatch(f"{proto.full_name} must be a message")
-
-
-def _only_field(message: Descriptor) -> FieldDescriptor:
-    if len(message.fields) != 1 or not message.fields[0].is_repeated:
-        raise SchemaMismatch(f"{message.full_name} stands for a list and must have one field, repeated")
-    return message.fields[0]
-
-
-def _choices(message: Descriptor, shape: OneOf) -> list[tuple[FieldDescriptor, Shape]]:
-    """Return the fields of a union's message, each with the option of the union that it is."""
-    if len(message.oneofs) != 1 or len(message.oneofs[0].fields) != len(message.fields):
-        raise SchemaMismatch(f"{message.full_name} stands for a union and must have one oneof and nothing else")
-    left = list(shape.options)
-    found = []
-    for field in message.fields:
-        option = next((one for one in left if _is_form_of(field, one)), None)
-        if option is None:
-            raise SchemaMismatch(f"{field.full_name} is none of the union's types")
-        left.remove(option)
-        found.append((field, option))
-    if left:
-        raise SchemaMismatch(f"{message.full_name} lacks a form for {left[0]}")
-    return found
-
-
-def _is_form_of(field: FieldDescriptor, option: Shape) -> bool:
-    if isinstance(option, Scalar):
-        return _KINDS.get(field.type) == option.kind
-    message = field.message_type
-    if isinstance(option, Message):
-        return message is not None and message.name == option.struct.__name__
-    return message is not None
