@@ -79,8 +79,8 @@ def test_a_name_one_edit_away_is_pointed_out(tmp_path: Path, wrong: str, right: 
 
 
 def test_a_name_of_a_later_version_is_pointed_out(tmp_path: Path) -> None:
-    """QUEUES does nothing yet, and says so."""
-    assert "QUEUES is set, but" in load({"QUEUES": "text"}, folder=tmp_path).remarks[0]
+    """UPSTREAMS_FILE does nothing yet, and says so."""
+    assert "UPSTREAMS_FILE is set, but" in load({"UPSTREAMS_FILE": "text"}, folder=tmp_path).remarks[0]
 
 
 def test_an_unrelated_name_is_left_alone(tmp_path: Path) -> None:
