@@ -119,7 +119,11 @@ class NoFace(PhalanxError):
 
 class LowQuality(PhalanxError):
     row = ErrorRow(
-        "low_quality", 422, "FAILED_PRECONDITION", "no", "The face is not good enough; the detail says in which respects."
+        "low_quality",
+        422,
+        "FAILED_PRECONDITION",
+        "no",
+        "The face is not good enough; the detail says in which respects.",
     )
 
 
