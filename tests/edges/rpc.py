@@ -12,7 +12,7 @@ import msgspec
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from phalanx.app import grpc_edge
+from phalanx.app.grpc import grpc_edge
 from phalanx.edges.grpc.app import GrpcEdge
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
 from phalanx.operations import Kind, Operation

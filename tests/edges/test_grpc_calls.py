@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from edges.rpc import RpcClient
+from phalanx.app.grpc import grpc_server
 from phalanx.edges.grpc.exchange import address_of
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
 from phalanx.edges.http.listeners import CannotListen
@@ -392,8 +393,6 @@ def test_health_is_said_without_a_credential(rpc: RpcClient) -> None:
 
 def test_a_worker_without_a_model_says_so(start_worker: Callable[..., Any], tmp_path: Path) -> None:
     """Text and the worker are not served; keys are."""
-    from phalanx.app import grpc_server
-
     worker = start_worker(MODEL_DIR=str(tmp_path), GRPC_PORT="0")
     found = worker.run(grpc_server(worker.app)._healthy())
     expected = {"": False, "phalanx.v1.Text": False, "phalanx.v1.Faces": False, "phalanx.v1.Keys": True}

@@ -56,7 +56,7 @@ def test_one_worker_serves_both_edges_until_it_is_told_to_stop(start: Callable[.
         next(stream)
         worker.signal(signal.SIGTERM)
         assert [count.response_of(one).number for one in stream] == list(range(2, 9))
-    assert worker.stop() == 0
+    assert worker.process.wait(timeout=START_S) == 0
 
 
 def test_a_port_that_is_taken_is_said(start: Callable[..., Any], tmp_path: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from phalanx.app.grpc import grpc_edge, grpc_server
 from phalanx.app.models import MAX_WAITING_TOKENS, TOKEN_BUDGET, open_store
 from phalanx.app.stores import ONE_PROCESS, look_at_qdrant, look_at_redis
 from phalanx.app.worker import App, build, http_edge
@@ -13,8 +12,6 @@ __all__ = [
     "TOKEN_BUDGET",
     "App",
     "build",
-    "grpc_edge",
-    "grpc_server",
     "http_edge",
     "look_at_qdrant",
     "look_at_redis",

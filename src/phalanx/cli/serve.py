@@ -12,18 +12,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 import typer
 import uvloop
 
 import phalanx
-from phalanx.app import App, build, grpc_server, http_edge
+from phalanx.app import App, build, http_edge
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
-from phalanx.edges.grpc.server import GrpcServer
 from phalanx.edges.http.connections import ConnectionLimits
 from phalanx.edges.http.listeners import CannotListen
 from phalanx.edges.http.loop_lag import LoopLagProbe
@@ -35,6 +34,9 @@ from phalanx.settings import Settings, SettingsError, load, log_format
 from phalanx.supervisor.lifeline import Lifeline, open_lifeline
 from phalanx.supervisor.sums import snapshot
 from phalanx.telemetry import LEVELS, RequestLog, configure_logs
+
+if TYPE_CHECKING:
+    from phalanx.edges.grpc.server import GrpcServer
 
 LOG_BUFFER_BYTES = select.PIPE_BUF
 """Of request lines. What is written at once into a pipe is not torn apart by another worker up to this size."""
@@ -206,8 +208,11 @@ async def _worker(
         lag = LoopLagProbe(app.metrics.histogram("phalanx_event_loop_lag_seconds").observe)
         requests = _request_log(app, fields or {})
         edge = _edge_server(app, lag, sockets, requests)
-        beside = []
+        beside: list[GrpcServer] = []
         if settings.grpc_port is not None:
+            # Who does not speak gRPC is spared its 11 MiB.
+            from phalanx.app.grpc import grpc_server
+
             beside.append(grpc_server(app, requests=requests, port=grpc_port if grpc_port >= 0 else None))
         lag.start()
         tasks = [asyncio.create_task(work) for work in (_load_and_watch(app), _watch_readiness(app, tell_ready))]
