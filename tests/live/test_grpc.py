@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from phalanx.operations import table
 from servers import PostgresServer, RedisServer
 from servers.worker import PHALANX, START_S, WorkerProcess
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "grpc" / "call.py"
 REDIS_NUMBER = 11
 METHODS = Schema(table()).methods
 ROWS = table()
@@ -108,3 +110,26 @@ def test_several_workers_share_the_port(
         assert workers == {"1/2", "2/2"}
     finally:
         assert worker.stop() == 0
+
+
+def test_the_example_calls_by_reflection_alone(start: Callable[..., Any]) -> None:
+    """JSON in and out, of hand-written and derived messages, one request and many; errors in one line."""
+    worker = start(GRPC_PORT="0")
+    worker.wait_ready()
+    address = f"127.0.0.1:{worker.wait_for_line('listening')['grpc_port']}"
+    key = worker.key()
+
+    def run(*words: str, lines: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(EXAMPLE), address, *words]
+        environ = {**worker.environ, "PHALANX_KEY": key}
+        return subprocess.run(
+            command, env=environ, input=lines, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    embedded = json.loads(run("phalanx.v1.Text/Embed", '{"texts": [{"text": "Hello world"}]}').stdout)
+    assert len(embedded["embeddings"][0]["values"]) == 384
+    added = run("phalanx.plugins.example.Example/Add", lines='{"number": 1}\n{"number": 2}\n')
+    assert [json.loads(line)["total"] for line in added.stdout.splitlines()] == ["1", "3"]
+    refused = run("phalanx.v1.Text/Embed", '{"texts": [{"text": " "}]}')
+    assert (refused.returncode, refused.stderr.startswith("INVALID_ARGUMENT: ")) == (1, True)
+    assert run("phalanx.v1.Text/Nothing", "{}").stderr.startswith("the worker does not have")
