@@ -68,7 +68,7 @@ def errors_page() -> str:
 def operations_page() -> str:
     """Every row and every dialect route."""
     rows = "".join(
-        f"| `{row.name}` | `{row.http}` | {row.scope or 'any key'} | {row.unit} | {row.kind.value} | {row.cache} | {row.summary} |\n"
+        f"| `{row.name}` | `{row.http}` | `{row.grpc}` | {row.scope or 'any key'} | {row.unit} | {row.kind.value} | {row.cache} | {row.summary} |\n"
         for row in table(plugins=False).values()
     )
     routes = "".join(
@@ -78,7 +78,7 @@ def operations_page() -> str:
     )
     return (
         f"# Operations\n\n{NOTE}One row an operation: `src/phalanx/operations/`. `phalanx call NAME` runs any of "
-        "them without a server.\n\n| Operation | Route | Scope | Unit | Kind | Cache | |\n|---|---|---|---|---|---|---|\n"
+        "them without a server.\n\n| Operation | Route | gRPC | Scope | Unit | Kind | Cache | |\n|---|---|---|---|---|---|---|---|\n"
         f"{rows}\n## Dialects\n\nRoutes of other systems around the same rows.\n\n| Dialect | Route | Operation |\n|---|---|---|\n{routes}"
     )
 
