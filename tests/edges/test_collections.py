@@ -249,3 +249,12 @@ def test_an_idempotency_key_answers_once_more_the_same(colours: Shelf) -> None:
     first = colours.ask("POST", "/colours/points", body, headers={"idempotency-key": "k"})
     again = colours.ask("POST", "/colours/points", body, headers={"idempotency-key": "k"})
     assert (first.status, json.loads(again.body)) == (200, first.json)
+
+
+def test_a_body_is_read_strictly_beside_a_path_and_a_query_that_are_text(colours: Shelf) -> None:
+    colours.ok("POST", "/colours/points", {"points": [{"id": "red", "vector": [1, 0, 0]}]})
+    assert len(colours.ok("POST", "/colours/search?limit=1", {"vector": [1, 0, 0]})["matches"]) == 1
+    for path, body in (("/colours/search", {"vector": [1, 0, 0], "limit": "1"}), ("/colours/search?limit=x", {"vector": [1, 0, 0]})):  # fmt: skip
+        answer = colours.ask("POST", path, body)
+        assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+        assert "limit" in answer.json["detail"]

@@ -138,6 +138,7 @@ class RequestCodec:
         self._json = BodyDecoder(operation.request)
         self._object = msgspec.json.Decoder(dict[str, Any])
         self._has_body = operation.bodies != (Body.NONE,)
+        self._types = {field.encode_name: field.type for field in msgspec.structs.fields(operation.request)}
 
     def check(self, headers: dict[bytes, bytes]) -> Body:
         """Return the kind of body by its content type. Raises `UnsupportedMediaType`."""
@@ -165,16 +166,26 @@ class RequestCodec:
         if kind is Body.JSON and not params and not query:
             return await self._json.decode(data)
         fields: dict[str, Any] = {**parse_query(query), **params}
-        if kind is Body.JSON:
-            fields = {**decode_json(self._object, data), **fields}
+        is_strict = kind is Body.JSON
+        if is_strict:
+            typed = {name: self._typed(name, text) for name, text in fields.items()}
+            fields = decode_json(self._object, data) | typed
         elif kind is Body.IMAGE:
             return await decode_image(self._operation.request, data, headers, fields)
         elif kind is Body.VECTORS:
             return decode_vectors(self._operation.request, data, fields)
         try:
-            return msgspec.convert(fields, self._operation.request, strict=False)
+            return msgspec.convert(fields, self._operation.request, strict=is_strict)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
+
+    def _typed(self, name: str, text: str) -> Any:
+        """Return a field of path or query, where all is text, as the type that a body would have it in."""
+        wanted = self._types.get(name, str)
+        try:
+            return msgspec.convert(text, wanted, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"{error} - at `$.{name}`", param=name) from None
 
 
 _MEDIA = {
