@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -371,6 +372,24 @@ def test_metadata_beyond_the_limit_ends_the_call(rpc: RpcClient) -> None:
     assert rpc.call(ECHO, {"word": "a"}).code == "ok"
 
 
+def test_who_pings_without_end_is_sent_away(rpc: RpcClient) -> None:
+    """GOAWAY, ENHANCE_YOUR_CALM (RFC 9113 §7), and the connection is closed."""
+
+    async def ping() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rpc.server.port)
+        settings = b"\0\0\0\x04\0\0\0\0\0"
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        writer.write(b"\0\0\x08\x06\0\0\0\0\0--------" * 20)
+        async with asyncio.timeout(10.0):
+            said = await reader.read()
+        writer.close()
+        return said
+
+    said = rpc.worker.run(ping())
+    assert b"too_many_pings" in said
+    assert b"\0\0\0\x0btoo_many_pings" in said
+
+
 # Health, reflection, TLS, the end
 
 
@@ -524,4 +543,29 @@ def test_draining_lets_calls_finish_and_takes_no_more(worker: Any) -> None:
     assert refusal is grpc.StatusCode.UNAVAILABLE
     assert ended is not OK
     assert streams(worker) == 0
+    worker.run(rpc.channel.close())
+
+
+def test_a_drain_can_be_hurried(worker: Any) -> None:
+    """What would have had a minute to finish is cancelled, and billed as such."""
+    rpc = RpcClient(worker)
+    rpc.server._drain_timeout_s = 60.0
+    method = rpc.methods["example.count"]
+    key = worker.key(email="rpc-hurried@example.org")
+
+    async def hurry() -> float:
+        endless = rpc.channel.stream_stream(method.path)(metadata=rpc.metadata(key))
+        await endless.write(method.request_of(COUNT.request(to=1000, pause_ms=100)))
+        await endless.read()
+        began = time.monotonic()
+        draining = asyncio.create_task(rpc.server.drain())
+        await asyncio.sleep(0.1)
+        rpc.server.hurry()
+        await draining
+        return time.monotonic() - began
+
+    assert worker.run(hurry()) < 30.0
+    until(worker, lambda: streams(worker) == 0)
+    totals = worker.totals("rpc-hurried@example.org")
+    assert (totals.requests, totals.errors) == (1, 1)
     worker.run(rpc.channel.close())
