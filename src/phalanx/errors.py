@@ -165,6 +165,16 @@ class Internal(PhalanxError):
     row = ErrorRow("internal", 500, "INTERNAL", "yes", "Something went wrong here; the request id leads to the log.")
 
 
+class JobQuarantined(PhalanxError):
+    row = ErrorRow(
+        "job_quarantined",
+        500,
+        "INTERNAL",
+        "no",
+        "The process that ran the job alone died of it several times; it is not tried again.",
+    )
+
+
 class UpstreamFailed(PhalanxError):
     row = ErrorRow("upstream_failed", 502, "UNAVAILABLE", "yes", "The service behind this one failed.")
 

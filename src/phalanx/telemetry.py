@@ -163,6 +163,7 @@ METRICS: tuple[MetricRow, ...] = (
         "phalanx_usage_waiting_bytes", Gauge, "Usage in the journal's files that the database does not have yet."
     ),
     MetricRow("phalanx_refusals", Counter, "Calls refused before they cost anything.", ("code",)),
+    MetricRow("phalanx_jobs", Counter, "Attempts at jobs, by what became of them.", ("outcome",)),
     MetricRow("phalanx_calls_in_flight", Gauge, "Admitted calls under way."),
     MetricRow("phalanx_event_loop_lag_seconds", Histogram, "How late the event loop ran a timer.", (), LAG_SECONDS),
     MetricRow(

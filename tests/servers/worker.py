@@ -22,7 +22,13 @@ class WorkerProcess:
     """A running worker. `environ` is all it knows of its surroundings; `command` is what serves."""
 
     def __init__(
-        self, folder: Path, models_dir: Path, environ: dict[str, str], *, command: Sequence[str] = (PHALANX, "serve")
+        self,
+        folder: Path,
+        models_dir: Path,
+        environ: dict[str, str],
+        *,
+        command: Sequence[str] = (PHALANX, "serve"),
+        started: str = "listening",
     ) -> None:
         self.folder = folder
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
@@ -33,8 +39,8 @@ class WorkerProcess:
         }  # fmt: skip
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(command, env=self.environ, stderr=out, stdout=out, cwd=folder)
-        listening = self.wait_for_line("listening")
-        self.host, self.port = str(listening["host"]), int(listening["port"])
+        listening = self.wait_for_line(started)
+        self.host, self.port = str(listening.get("host", "")), int(listening.get("port", 0))
         self.url = f"http://{self.host}:{self.port}"
         self.metrics_url = f"http://{listening['metrics_host']}:{listening['metrics_port']}/metrics"
 

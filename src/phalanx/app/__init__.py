@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phalanx.app.models import MAX_WAITING_TOKENS, TOKEN_BUDGET, open_store
+from phalanx.app.queue import queue_workers
 from phalanx.app.stores import ONE_PROCESS, look_at_qdrant, look_at_redis
 from phalanx.app.worker import App, build, http_edge
 
@@ -16,4 +17,5 @@ __all__ = [
     "look_at_qdrant",
     "look_at_redis",
     "open_store",
+    "queue_workers",
 ]

@@ -31,6 +31,7 @@ from phalanx.services.audit_trail import AuditTrail
 from phalanx.services.face_models import FaceModels
 from phalanx.services.gate import Gate, OpenCalls
 from phalanx.services.health import HealthService
+from phalanx.services.job_tokens import JobTokens
 from phalanx.services.keyring import HeardHere, Keyring
 from phalanx.services.models import ModelRegistry
 from phalanx.services.quotas import SoftQuotas
@@ -117,6 +118,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             keyring=keyring, tokens=TokenVerifier(signing, issuer=settings.jwt_issuer, clock=clock),
             limiter=stores.limiter, soft_quotas=soft_quotas, usage=stores.usage, tiers=tiers, clock=clock,
             new_id=new_id, key_prefix=settings.api_key_prefix, anonymous_scopes=settings.anonymous_scopes,
+            jobs=JobTokens(signing, issuer=settings.jwt_issuer, clock=clock),
             open_to_all=settings.auth == "off", request_timeout_s=settings.request_timeout_ms / 1e3,
             max_concurrent=settings.max_concurrent_requests, max_streams=settings.max_streams, open_calls=open_calls,
         )  # fmt: skip

@@ -22,6 +22,7 @@ from phalanx.cli import (
     setup,
     usage,
     users,
+    work,
 )
 from phalanx.cli.faces import app as faces
 from phalanx.errors import PhalanxError
@@ -43,6 +44,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(usage.app, name="usage")
 app.add_typer(users.app, name="users")
 app.command("serve")(serve.serve)
+app.command("work")(work.work)
 app.command("doctor")(doctor.doctor)
 app.command("init")(setup.init)
 app.command("embed")(embed.embed)

@@ -206,7 +206,7 @@ async def _worker(
     """Open a worker whose models load while its edge may already answer probes."""
     async with build(settings, is_serving=True) as app:
         lag = LoopLagProbe(app.metrics.histogram("phalanx_event_loop_lag_seconds").observe)
-        requests = _request_log(app, fields or {})
+        requests = request_log(app, fields or {})
         edge = _edge_server(app, lag, sockets, requests)
         beside: list[GrpcServer] = []
         if settings.grpc_port is not None:
@@ -215,7 +215,7 @@ async def _worker(
 
             beside.append(grpc_server(app, requests=requests, port=grpc_port if grpc_port >= 0 else None))
         lag.start()
-        tasks = [asyncio.create_task(work) for work in (_load_and_watch(app), _watch_readiness(app, tell_ready))]
+        tasks = [asyncio.create_task(work) for work in (load_and_watch(app), _watch_readiness(app, tell_ready))]
         try:
             yield app, edge, beside
         finally:
@@ -242,7 +242,8 @@ def _edge_server(app: App, lag: LoopLagProbe, sockets: Sequence[socket.socket], 
     )  # fmt: skip
 
 
-def _request_log(app: App, fields: Mapping[str, str]) -> RequestLog:
+def request_log(app: App, fields: Mapping[str, str]) -> RequestLog:
+    """Return where the line of each request goes, with `fields` in every one."""
     direct = log_format(app.settings) == "json" and LEVELS[app.settings.log_level] <= LEVELS["info"]
     # Python's own stderr is written out at every line's end.
     stream = (
@@ -253,7 +254,7 @@ def _request_log(app: App, fields: Mapping[str, str]) -> RequestLog:
     return log
 
 
-async def _load_and_watch(app: App) -> None:
+async def load_and_watch(app: App) -> None:
     """Load the models while probes are answered already, then let the canary sing and follow the store."""
     await app.load_models(threads=share_of_cpus(app.settings.workers))
     # What is there now stays. Out of the collector's sight it costs no pause: a full collection took tens of ms, then none.

@@ -25,6 +25,7 @@ from phalanx.errors import (
 )
 from phalanx.ports import NO_LIMIT, Clock, Grant, Limiter, UsageLog
 from phalanx.services.addresses import limited_by
+from phalanx.services.job_tokens import JobTokens
 from phalanx.services.keyring import Keyring
 from phalanx.services.keys import is_well_formed, key_digest
 from phalanx.services.periods import month_end, month_of
@@ -112,7 +113,9 @@ class Gate:
         max_concurrent: int = 100,
         max_streams: int = 256,
         open_calls: OpenCalls | None = None,
+        jobs: JobTokens | None = None,
     ) -> None:
+        self._jobs = jobs
         self._keyring = keyring
         self._tokens = tokens
         self._limiter = limiter
@@ -146,7 +149,7 @@ class Gate:
                 raise Unauthenticated(WHAT_TO_SEND)
             has = ", ".join(sorted(caller.scopes)) or "none"
             raise Forbidden(f"this credential lacks the scope {admits!r}; it has {has}")
-        call.id = self._new_id()
+        call.id = call.id or self._new_id()
         allowance = self._allowances[caller.tier][metered]
         if allowance != NO_LIMIT:
             period = month_of(self._clock.now())
@@ -211,6 +214,8 @@ class Gate:
             return OPERATOR
         if credential.kind == "key" and not is_open:
             return await self._caller_of(credential.text)
+        if credential.kind in ("job", "queue"):
+            return await self._caller_of_job(credential)
         if self._open_to_all:
             return OPERATOR_ON_LOOPBACK
         if not self._anonymous and not is_open:
@@ -232,6 +237,27 @@ class Gate:
             record = await self._keyring.find_key(digest)
             if record is None:
                 raise Unauthenticated("the API key is not known here")
+        return self._caller_with(digest, record)
+
+    async def _caller_of_job(self, credential: Credential) -> Caller:
+        """Return as whom a queued job runs now: keys and sessions may have ended since it was queued."""
+        key_id, session_id = str(credential.text), ""
+        if credential.kind == "job":
+            if not credential.text or self._jobs is None:
+                if self._open_to_all:
+                    return OPERATOR_ON_LOOPBACK
+                raise Unauthenticated("the job has no token in _caller, and its queue is bound to no key")
+            key_id, session_id, _ = self._jobs.verify(credential.text, credential.task)
+        if session_id:
+            return await self._user_in(session_id)
+        if self._open_to_all and key_id == OPERATOR_ON_LOOPBACK.key_id:
+            return OPERATOR_ON_LOOPBACK
+        record = await self._keyring.find_key_by_id(key_id)
+        if record is None:
+            raise Unauthenticated("the API key that the job was queued with is not known here")
+        return self._caller_with(record.digest, record)
+
+    def _caller_with(self, digest: str, record: KeyRecord) -> Caller:
         if record.revoked_at is not None:
             raise Unauthenticated("the API key was revoked")
         now = self._clock.now()
@@ -241,8 +267,10 @@ class Gate:
         return self._known(digest, record, _caller_by_key)
 
     async def _user_of(self, text: str) -> Caller:
-        claims = self._tokens.verify(text)
-        standing = await self._keyring.find_session(claims.session_id)
+        return await self._user_in(self._tokens.verify(text).session_id)
+
+    async def _user_in(self, session_id: str) -> Caller:
+        standing = await self._keyring.find_session(session_id)
         if standing is None or standing.ended_at is not None or standing.expires_at <= self._clock.now():
             raise SessionEnded("the session of this access token is over; log in again")
         return self._known(standing.session_id, standing, _caller_by_session)

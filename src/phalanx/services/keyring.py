@@ -9,7 +9,7 @@ from phalanx.contract.keys import KeyRecord
 from phalanx.contract.users import Standing
 from phalanx.errors import PhalanxError
 from phalanx.ports import Broadcast, ChangeFeed, Clock, KeyStore, SessionStore
-from phalanx.services.ring import Ring
+from phalanx.services.ring import MAX_RECORDS, Ring
 from phalanx.telemetry import Log
 
 POLL_S = 2.0
@@ -46,6 +46,7 @@ class Keyring:
         self._keys: Ring[KeyRecord] = Ring(keys.find, clock, log=log, on_check=on_check)
         self._sessions: Ring[Standing] = Ring(sessions.standing, clock, log=log, on_check=on_check)
         self._used: dict[str, float] = {}
+        self._digests: dict[str, str] = {}
         self._version: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.peek_key = self._keys.peek
@@ -55,6 +56,18 @@ class Keyring:
     def __contains__(self, digest: str) -> bool:
         """Whether there is, or was a while ago, a key of this digest."""
         return digest in self._keys
+
+    async def find_key_by_id(self, key_id: str) -> KeyRecord | None:
+        """Return the key of that id as `find_key` would, or None. Raises `Unavailable`. An id's digest never changes."""
+        digest = self._digests.get(key_id)
+        if digest is None:
+            record = await self._store.get(key_id)
+            if record is None:
+                return None
+            if len(self._digests) >= MAX_RECORDS:
+                self._digests.clear()
+            digest = self._digests[key_id] = record.digest
+        return await self.find_key(digest)
 
     def used(self, key_id: str, at: float) -> None:
         """Note that a key was used, in epoch seconds."""

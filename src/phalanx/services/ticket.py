@@ -13,16 +13,27 @@ from phalanx.settings import Secret
 OPERATOR = "operator"
 
 
+class Task(NamedTuple):
+    """A job that runs later than it was asked for: its id and the operation's name."""
+
+    id: str = ""
+    operation: str = ""
+
+
 class Credential(NamedTuple):
     """What a caller sent: a bearer token or API key, or nothing; `operator` is whoever may run the command line here.
+
+    `job` is the token that a queued job has of who queued it, if it has one, with the job as `task`; `queue` the id of the
+    key that a queue is bound to.
 
     `address` is the caller's, for limiting those who are anonymous; both it and `user_agent` are kept of sessions.
     """
 
-    kind: Literal["none", "key", "operator"] = "none"
+    kind: Literal["none", "key", "operator", "job", "queue"] = "none"
     text: Secret = Secret()
     address: str = ""
     user_agent: str = ""
+    task: Task = Task()
 
 
 @dataclass(frozen=True, slots=True)

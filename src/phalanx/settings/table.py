@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ from phalanx.settings.parsing import (
     user_data_dir,
     words,
 )
+from phalanx.settings.queues import JobMapping, QueueSpec, job_map, queues
 
 
 class Variable(NamedTuple):
@@ -130,6 +131,13 @@ class Settings:
     result_cache_bytes: Annotated[int, Variable("RESULT_CACHE_BYTES", integer(0, 2**34), "memory for faces and face vectors of images seen before; 0 keeps none")] = 16 * 2**20
     cache_scope: Annotated[str, Variable("CACHE_SCOPE", choice("tenant", "shared"), "whether organisations share cached vectors and results")] = "tenant"
 
+    # Queue
+    queue_redis_url: Annotated[Secret | None, Variable("QUEUE_REDIS_URL", redis_url, "Redis of the queues; needs maxmemory-policy noeviction, and an append-only file where no job may be lost [REDIS_URL]")] = None
+    queues: Annotated[tuple[QueueSpec, ...], Variable("QUEUES", queues, "BullMQ queues that `phalanx work` takes jobs from, by comma: name, prefix:name, or name=key-id, whose jobs run as that key unless they have a token")] = ()
+    queue_job_map: Annotated[Mapping[str, JobMapping], Variable("QUEUE_JOB_MAP", job_map, "names and fields of an application's own jobs, JSON: {\"job name\": {\"operation\": …, \"fields\": {\"theirs\": \"ours\"}, \"defaults\": {…}, \"dropped\": […]}}")] = dataclasses.field(default_factory=dict)
+    queue_concurrency: Annotated[int, Variable("QUEUE_CONCURRENCY", integer(1, 1000), "jobs of each queue under way at once")] = 20
+    queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that failed for want of something here, unless its producer says")] = 5
+
     # Tokens
     jwt_secret: Annotated[Secret | None, Variable("JWT_SECRET", Secret, "signs access tokens: 32 characters or more (HS256), or an Ed25519 private key, PEM (EdDSA) [made in DATA_DIR; production wants it set]")] = None
     jwt_previous_secrets: Annotated[tuple[Secret, ...], Variable("JWT_PREVIOUS_SECRETS", secrets, "former secrets, by comma, whose tokens are still accepted")] = ()
@@ -194,13 +202,10 @@ class Settings:
 
 UNUSED = frozenset(
     {
-        "QUEUE_REDIS_URL",
         "OLLAMA_BASE_URL",
         "OLLAMA_DEFAULT_TIMEOUT_MS",
         "UPSTREAMS_FILE",
         "CONVERSATION_RETENTION_DAYS",
-        "QUEUES",
-        "QUEUE_JOB_MAP",
         "WEBHOOK_SECRET",
         "TEXT_URL",
         "FACES_URL",

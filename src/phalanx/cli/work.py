@@ -1,0 +1,117 @@
+"""`phalanx work`: take jobs from BullMQ's queues in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import typer
+import uvloop
+
+import phalanx
+from phalanx.app import build, queue_workers
+from phalanx.cli.serve import load_and_watch, request_log
+from phalanx.cli.worker import read_settings
+from phalanx.edges.http.metrics_server import metrics_server
+from phalanx.edges.queue.worker import QueueWorker
+from phalanx.settings import Settings, log_format
+from phalanx.telemetry import Log, configure_logs
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def work(
+    queues: list[str] = typer.Argument(
+        None,
+        metavar="[QUEUE]...",
+        help="Queues to take jobs from, in place of QUEUES: name, prefix:name or name=key-id.",
+    ),
+    concurrency: str = typer.Option("", "--concurrency", metavar="N", help="In place of QUEUE_CONCURRENCY."),
+) -> None:
+    """Take jobs from BullMQ's queues in Redis until SIGTERM or Ctrl-C; a second signal gives back at once what runs.
+
+    A job's name is an operation, its data the operation's request.
+
+    \b
+    Examples:
+      phalanx work jobs
+      phalanx work faces=019a6f0e-5c1b-7000-8000-000000000001 --concurrency 50
+    """
+    given = {"QUEUES": ",".join(queues or ()), "QUEUE_CONCURRENCY": concurrency}
+    settings = read_settings({name: value for name, value in given.items() if value})
+    configure_logs(level=settings.log_level, style=log_format(settings))
+    uvloop.run(_work(settings))
+
+
+async def _work(settings: Settings) -> None:
+    async with build(settings, is_serving=True) as app, _metrics(settings, app.metrics.registry, app.log) as bound:
+        workers = queue_workers(app, requests=request_log(app, {}))
+        if not settings.is_shared:
+            app.log.warning("without DATABASE_URL and REDIS_URL this must be the only process on its DATA_DIR")
+        loading = asyncio.create_task(load_and_watch(app))
+        try:
+            while await app.health.readiness():
+                if loading.done():
+                    loading.result()
+                await asyncio.sleep(0.1)
+            app.log.info(
+                "working", version=phalanx.__version__, pid=os.getpid(), queues=[spec.name for spec in settings.queues],
+                metrics_host=bound and bound[0], metrics_port=bound and bound[1],
+            )  # fmt: skip
+            await _until_told(workers, app.log, settings.drain_timeout_secs)
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+    app.log.info("stopped")
+
+
+async def _until_told(workers: list[QueueWorker], log: Log, drain_s: float) -> None:
+    """Work until a signal; then finish what runs, and at the next one give it back."""
+    loop, asked, hurried = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def ask() -> None:
+        (hurried if asked.is_set() else asked).set()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, ask)
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    waiting = asyncio.create_task(asked.wait())
+    done, _ = await asyncio.wait({waiting, *running}, return_when=asyncio.FIRST_COMPLETED)
+    for task in done - {waiting}:
+        log.error("a queue is no longer worked on", exc_info=task.exception())
+    log.info("draining")
+    asked.set()
+    stopping = asyncio.create_task(_stop(workers, drain_s))
+    hurrying = asyncio.create_task(hurried.wait())
+    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        for worker in workers:
+            worker.give_back()
+        await stopping
+    for task in (waiting, hurrying, *running):
+        task.cancel()
+    await asyncio.gather(waiting, hurrying, *running, return_exceptions=True)
+    for number in SIGNALS:
+        loop.remove_signal_handler(number)
+
+
+async def _stop(workers: list[QueueWorker], drain_s: float) -> None:
+    await asyncio.gather(*(worker.stop(within_s=drain_s) for worker in workers))
+
+
+@asynccontextmanager
+async def _metrics(settings: Settings, registry: object, log: Log) -> AsyncIterator[tuple[str, int] | None]:
+    """Serve metrics where they are wanted; yields where."""
+    if not settings.metrics_enabled:
+        yield None
+        return
+    host, port = settings.prometheus_bind
+    server = metrics_server(registry, host=host, port=port, log=log)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield host, server.port
+    finally:
+        await server.drain()

@@ -1,0 +1,285 @@
+"""Takes jobs from one BullMQ queue and says what became of them.
+
+BullMQ's own worker does the fetching, the locks and the recovery of what stalled; here is what it does otherwise. A job
+that is done is never told as failed: its completion is told again until it is heard. What does not decode fails instead
+of staying with us for ever. A limit of the caller's delays a job and is no attempt.
+
+A job that stalled was under way when a worker died, mostly of another job's doing: BullMQ would count that against it, and
+give it up. Here it runs again, alone, and only deaths while it was alone count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import bullmq
+
+from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
+from phalanx.edges.queue.turnstile import Turnstile
+from phalanx.errors import Internal, InvalidRequest, JobQuarantined
+from phalanx.settings import Secret
+from phalanx.settings.queues import QueueSpec
+from phalanx.telemetry import Log, Metrics
+
+LOCK_MS, STALLED_CHECK_MS = 15_000, 5_000
+"""How long a job stays with a worker that is not heard of, and how often is looked for such, in milliseconds."""
+NEVER = 2**31
+"""BullMQ's own limit of stalls, which counts those that were not the job's fault, is out of the way."""
+MAX_DEATHS_ALONE = 3
+RETRY_MS = 200
+BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
+MINE_S = 1.0
+OWN_TIME_MS = 3_600_000
+"""A job that is older when it first runs, or from the future, is billed on the day on which it runs."""
+ALONE, BILLED_AT = "phx:alone", "phx:at"
+"""Fields of ours in BullMQ's hash of a job, gone with it: times it was run alone, and the instant of its event."""
+ANSWER_S, BLOCK_S = 10.0, 20.0
+GIVING_BACK_S = 2.0
+TOLD = ("completed", "failed", "retried", "delayed", "lost")
+
+
+class QueueWorker(bullmq.Worker):  # type: ignore[misc]
+    """The worker of one queue. `concurrency` jobs run at once; `attempts` is for jobs whose producer says nothing.
+
+    `run` it as a task; `stop` lets what is under way finish for some seconds and gives the rest back.
+    """
+
+    def __init__(
+        self,
+        edge: QueueEdge,
+        spec: QueueSpec,
+        url: Secret,
+        *,
+        turnstile: Turnstile,
+        concurrency: int,
+        attempts: int,
+        log: Log,
+        metrics: Metrics,
+        lock_ms: int = LOCK_MS,
+        stalled_check_ms: int = STALLED_CHECK_MS,
+    ) -> None:
+        options = {
+            "connection": str(url), "prefix": spec.prefix, "autorun": False, "concurrency": concurrency,
+            "lockDuration": lock_ms, "stalledInterval": stalled_check_ms, "maxStalledCount": NEVER,
+            "runRetryDelay": RETRY_MS,
+        }  # fmt: skip
+        super().__init__(spec.name, _unused, options)
+        self._edge = edge
+        self._spec = spec
+        self._place = f"{spec.prefix}:{spec.name}"
+        self._turnstile = turnstile
+        self._attempts = attempts
+        self._log = log
+        self._told = {name: metrics.counter("phalanx_jobs", name) for name in TOLD}
+        self._mine: dict[str, asyncio.Task[Any]] = {}
+        self._failing = False
+        for connection, timeout_s in ((self.client, ANSWER_S), (self.bclient, BLOCK_S)):
+            known = connection.connection_pool.connection_kwargs
+            known |= {"socket_timeout": timeout_s, "socket_connect_timeout": ANSWER_S, "socket_keepalive": True}
+            # Bytes that are no UTF-8 must not keep a job from being told as failed.
+            known["encoding_errors"] = "surrogateescape"
+            known.pop("retry", None)
+            known["retry_on_error"] = []
+        self.on("error", self._note)
+        self.on("stalled", self._note_stalled)
+
+    async def stop(self, *, within_s: float) -> None:
+        """Take no more, let what is under way finish, and give back what has not in time."""
+        # Paused, BullMQ's worker goes on renewing locks; closing, it does not.
+        await self.pause(do_not_wait_active=True)
+        if self.processing:
+            await asyncio.wait(set(self.processing), timeout=within_s)
+        self.give_back()
+        if self.processing:
+            await asyncio.wait(set(self.processing), timeout=GIVING_BACK_S)
+        await self.close(force=True)
+
+    def give_back(self) -> None:
+        """Cut short what is under way: it goes back into the queue."""
+        for task in list(self._mine.values()):
+            task.cancel()
+
+    async def getNextJob(self, token: str) -> Any:  # noqa: N802 - BullMQ's name
+        """Fetch a job; one that comes when no more are wanted goes back."""
+        job = await super().getNextJob(token)
+        if job is not None and (self.paused or self.closing):
+            await self._tell(job, token, None)
+            return None
+        return job
+
+    async def nextJobFromJobData(  # noqa: N802 - BullMQ's name
+        self, job_data: Any = None, job_id: Any = None, limit_until: int = 0, delay_until: int = 0, token: Any = None
+    ) -> Any:
+        """Make a job of what Redis has of it, without decoding the data; that is for the row."""
+        if not job_data:
+            return await super().nextJobFromJobData(job_data, job_id, limit_until, delay_until, token)
+        raw = dict(job_data)
+        data = raw.get("data", "")
+        problem = ""
+        if "rjk" not in raw or not _is_json(data):
+            raw["data"] = "null"
+        if not _is_json(raw.get("opts", "{}"), dict):
+            raw["opts"], problem = "{}", "the job's options are not JSON"
+        for name in ("progress", "stacktrace", "parent"):
+            raw.pop(name, None)
+        job = await super().nextJobFromJobData(raw, job_id, limit_until, delay_until, token)
+        job.phalanx_raw, job.phalanx_data, job.phalanx_problem = job_data, data, problem
+        return job
+
+    async def processJob(self, job: Any, token: str) -> None:  # noqa: N802 - BullMQ's name
+        """Run a job and tell what became of it."""
+        for option in ("removeOnComplete", "removeOnFail"):
+            if option not in job.opts and option in self.opts:
+                job.opts[option] = self.opts[option]
+        self.jobs.add((job, token))
+        self.lockManager.track_job(job.id, token, int(time.time() * 1000), should_create_controller=False)
+        is_first = job.id not in self._mine
+        try:
+            if not is_first:
+                # Its lock was lost while it ran here, and runs still.
+                await self._tell(job, token, None, MINE_S)
+                return
+            running = self._mine[job.id] = asyncio.create_task(self._outcome(job))
+            await asyncio.wait({running})
+            await self._tell(job, token, self._result(running))
+        finally:
+            if is_first:
+                self._mine.pop(job.id, None)
+            self.jobs.discard((job, token))
+            self.lockManager.untrack_job(job.id)
+
+    def _result(self, running: asyncio.Task[Outcome]) -> Outcome | None:
+        if running.cancelled():
+            return None
+        bug = running.exception()
+        if bug is None:
+            return running.result()
+        self._log.error("bug", queue=self._place, exc_info=bug)
+        return Failed(Internal(), again=True)
+
+    async def _outcome(self, job: Any) -> Outcome:
+        raw = job.phalanx_raw
+        try:
+            data = job.phalanx_data.encode()
+            if job.phalanx_problem:
+                raise ValueError(job.phalanx_problem)
+        except ValueError as error:
+            said = "the job's data is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
+            return self._edge.refuse(await self._delivery(job, b""), InvalidRequest(said))
+        delivery = await self._delivery(job, data)
+        if job.deferredFailure:
+            return self._edge.refuse(delivery, JobQuarantined("another worker gave the job up as stalled too often"))
+        if not job.stalledCounter:
+            async with self._turnstile.among():
+                return await self._edge.run(delivery)
+        deaths = int(raw.get(ALONE) or 0)
+        if deaths >= MAX_DEATHS_ALONE:
+            said = f"the process that ran the job died {deaths} times while it ran nothing else"
+            return self._edge.refuse(delivery, JobQuarantined(said))
+        async with self._turnstile.alone():
+            await self._patiently(lambda: self.client.hincrby(self.backend.toKey(job.id), ALONE, 1))
+            return await self._edge.run(delivery)
+
+    async def _delivery(self, job: Any, data: bytes) -> Delivery:
+        made_ms = await self._billed_at(job)
+        return Delivery(
+            job.id, self._place, str(job.name), data, event_id(self._place, job.id, made_ms, job.attemptsMade),
+            self._spec.key_id, job.attemptsMade + job.stalledCounter + 1,
+        )  # fmt: skip
+
+    async def _billed_at(self, job: Any) -> int:
+        """Return the instant of a job's event: when it was made, or else when it first ran, which is then kept with it."""
+        kept = job.phalanx_raw.get(BILLED_AT)
+        if kept:
+            return int(kept)
+        now = int(time.time() * 1000)
+        made = int(job.timestamp) + int(job.opts.get("delay") or 0)
+        if job.attemptsStarted > 1 or 0 <= now - made < OWN_TIME_MS:
+            return made
+        key = self.backend.toKey(job.id)
+        await self._patiently(lambda: self.client.hsetnx(key, BILLED_AT, now))
+        return int(await self._patiently(lambda: self.client.hget(key, BILLED_AT)))
+
+    async def _tell(self, job: Any, token: str, outcome: Outcome | None, after_s: float = 0.0) -> None:
+        """Move a job to where its outcome puts it; None gives it back. Until Redis has heard, or the job is not ours."""
+        try:
+            what = await self._patiently(lambda: self._move(job, token, outcome, after_s))
+        except Exception as error:
+            # Another worker has it, or it was removed: by the job's id neither its effects nor its usage count twice.
+            what = "lost"
+            self._log.warning("a job's end was not told", queue=self._place, job=job.id, error=str(error))
+        self._told[what].inc()
+
+    async def _move(self, job: Any, token: str, outcome: Outcome | None, after_s: float) -> str:
+        now = round(time.time() * 1000)
+        if isinstance(outcome, Done):
+            keep = job.opts.get("removeOnComplete", False)
+            keys, args = self.backend.scripts.moveToCompletedArgs(job, None, keep, token, False)
+            # In place of None's JSON; the result is JSON already.
+            args[3] = outcome.result.decode()
+            await self.backend.scripts.moveToFinished(job.id, keys, args)
+            return "completed"
+        fields: dict[str, Any] = {ALONE: 0} if job.phalanx_raw.get(ALONE) or job.stalledCounter else {}
+        if outcome is None or outcome.is_limit:
+            after_s = max(after_s, outcome.after_s if outcome else 0.0)
+            if outcome is not None and not job.stalledCounter and job.attemptsStarted <= 1:
+                # Nothing of it was billed yet, and it may be long until it runs.
+                fields[BILLED_AT] = now + round(after_s * 1000)
+            rest = {"skipAttempt": True, "fieldsToUpdate": fields}
+            await self.backend.moveToDelayed(job.id, now, round(after_s * 1000), token, rest)
+            return "delayed"
+        tries = int(job.opts.get("attempts") or 0) or self._attempts
+        fields["failedReason"] = outcome.reason
+        if outcome.again and job.attemptsMade + 1 < tries:
+            delay_s = max(await self._backoff_s(job), outcome.after_s)
+            await self.backend.moveToDelayed(job.id, now, round(delay_s * 1000), token, {"fieldsToUpdate": fields})
+            return "retried"
+        keep = job.opts.get("removeOnFail", False)
+        await self.backend.moveToFailed(job, outcome.reason, keep, token, False, fields)
+        return "failed"
+
+    async def _backoff_s(self, job: Any) -> float:
+        """Return the seconds before the next attempt: as the producer says, or doubling from one to sixty."""
+        wanted = job.opts.get("backoff") or {}
+        delay_ms = wanted.get("delay")
+        if isinstance(delay_ms, int | float) and delay_ms >= 0:
+            doubled = 2**job.attemptsMade if wanted.get("type") == "exponential" else 1
+            return float(min(delay_ms * doubled / 1000, 86_400.0))
+        return float(min(BACKOFF_S * 2**job.attemptsMade, MAX_BACKOFF_S))
+
+    async def _patiently(self, work: Any) -> Any:
+        """Do something in Redis; while it cannot be reached, again."""
+        while True:
+            try:
+                done = await work()
+                self._failing = False
+                return done
+            except Exception as error:
+                if not self.isConnectionError(error):
+                    raise
+                self._note(error)
+                await asyncio.sleep(RETRY_MS / 1000)
+
+    def _note(self, error: Any, *_: Any) -> None:
+        """Log that Redis cannot be used, once until it can."""
+        if not self._failing:
+            self._failing = True
+            self._log.warning("the queue cannot be read or written", queue=self._place, error=type(error).__name__)
+
+    def _note_stalled(self, job_id: str) -> None:
+        self._log.warning("a job stalled and is run again", queue=self._place, job=job_id)
+
+
+async def _unused(job: Any, token: str) -> None:
+    """Stand where BullMQ wants a processor; `processJob` above has one of its own."""
+    raise NotImplementedError(f"the job {job.id} was not to come here. This is a bug.")
+
+
+def _is_json(text: str, kind: type = object) -> bool:
+    try:
+        return isinstance(json.loads(text), kind)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,153 @@
+"""`phalanx work` as its user has it: jobs of a producer, through kills, a restart of Redis, and a job that kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from live.queues import POISONED, Producer, QueueProcess, always_running, billed
+from servers import RedisServer
+from servers.worker import PHALANX
+
+Start = Callable[..., QueueProcess]
+
+
+@pytest.fixture
+def producer(redis_server: RedisServer) -> Producer:
+    redis_server.flush()
+    return Producer(redis_server)
+
+
+@pytest.fixture
+def environ(redis_server: RedisServer, models_dir: Path, tmp_path: Path) -> dict[str, str]:
+    """What a worker knows: a queue bound to a key that may do as much as it likes."""
+    known = {"DATA_DIR": str(tmp_path), "QUEUE_REDIS_URL": redis_server.url, "QUEUE_CONCURRENCY": "10"}
+    words = [
+        PHALANX,
+        "keys",
+        "create",
+        "queue@example.org",
+        "--tier",
+        "scale",
+        "--scope",
+        "text",
+        "--scope",
+        "vectors",
+        "--json",
+    ]
+    made = subprocess.run(words, env=known, capture_output=True, text=True, check=True, cwd=tmp_path)
+    return {**known, "QUEUES": f"jobs={json.loads(made.stdout)['record']['id']}"}
+
+
+@pytest.fixture
+def start(environ: dict[str, str], models_dir: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[QueueProcess] = []
+
+    def launch(*, poisoned: bool = False, **more: str) -> QueueProcess:
+        command = POISONED if poisoned else [PHALANX, "work"]
+        started.append(QueueProcess(tmp_path, models_dir, {**environ, **more}, command=command))
+        return started[-1]
+
+    yield launch
+    for worker in started:
+        worker.kill()
+
+
+def test_jobs_survive_kills_of_their_worker_and_are_billed_once(
+    start: Start, producer: Producer, environ: dict[str, str], tmp_path: Path
+) -> None:
+    with always_running(lambda: start(poisoned=True)) as workers:
+        producer.add("test.sleep", {}, 200)
+        for done in (30, 90):
+            producer.wait(completed=done)
+            assert producer.counts()["active"] > 1
+            workers[-1].process.kill()
+        counts = producer.wait(completed=200)
+        assert counts == {"wait": 0, "active": 0, "delayed": 0, "completed": 200, "failed": 0}
+        assert len(workers) == 3
+        assert workers[-1].stop() == 0
+    assert billed(tmp_path, workers[0].environ) == 200
+
+
+def test_a_job_that_kills_is_found_and_its_neighbours_are_not_blamed(start: Start, producer: Producer) -> None:
+    with always_running(lambda: start(poisoned=True)) as workers:
+        producer.add("test.sleep", {}, 20)
+        (poison,) = producer.add("test.poison", {})
+        producer.add("test.sleep", {}, 20)
+        counts = producer.wait(completed=40, failed=1)
+        assert counts == {"wait": 0, "active": 0, "delayed": 0, "completed": 40, "failed": 1}
+        assert len(workers) == 5
+        assert producer.reason(poison)["code"] == "job_quarantined"
+
+
+def test_nothing_is_lost_when_redis_restarts(
+    start: Start, producer: Producer, redis_server: RedisServer, environ: dict[str, str], tmp_path: Path
+) -> None:
+    worker = start(poisoned=True)
+    producer.add("test.sleep", {}, 200)
+    producer.wait(completed=40)
+    redis_server.kill()
+    time.sleep(1.0)
+    redis_server.start()
+    counts = producer.wait(completed=200)
+    assert counts == {"wait": 0, "active": 0, "delayed": 0, "completed": 200, "failed": 0}
+    assert worker.stop() == 0
+    assert billed(tmp_path, worker.environ) == 200
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_takes_no_more(start: Start, producer: Producer) -> None:
+    worker = start(poisoned=True)
+    producer.add("test.sleep", {}, 100)
+    producer.wait(completed=10)
+    assert worker.stop() == 0
+    counts = producer.counts()
+    assert (counts["active"], counts["failed"], counts["delayed"]) == (0, 0, 0)
+    assert counts["completed"] < 100
+    assert counts["wait"] == 100 - counts["completed"]
+
+
+def test_a_second_signal_gives_back_what_runs(start: Start, producer: Producer) -> None:
+    worker = start(poisoned=True, QUEUE_CONCURRENCY="2")
+    producer.add("test.sleep", {}, 20)
+    producer.wait(completed=2)
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0
+    counts = producer.counts()
+    assert (counts["active"], counts["failed"]) == (0, 0)
+    assert sum(counts.values()) == 20
+    start(poisoned=True)
+    assert producer.wait(completed=20)["failed"] == 0
+
+
+def test_what_redis_has_of_a_job_may_be_broken(start: Start, producer: Producer) -> None:
+    ids = producer.add("text.embed", {"texts": ["x"]}, 5)
+
+    async def damage(queue: object) -> None:
+        client = queue.backend.conn  # type: ignore[attr-defined]
+        for job_id, field, value in zip(
+            ids,
+            ("data", "data", "opts", "progress", "data"),
+            (b"{", b'"\xff"', b"[", b"{", b"[" * 100_000),
+            strict=True,
+        ):
+            await client.hset(f"bull:jobs:{job_id}", field, value)
+
+    producer.run(damage)
+    start()
+    producer.wait(completed=1, failed=4)
+    assert [producer.reason(one)["code"] for one in ids if one != ids[3]] == ["invalid_request"] * 4
+
+
+def test_without_redis_or_queues_there_is_nothing_to_work_on(tmp_path: Path, environ: dict[str, str]) -> None:
+    for missing in ("QUEUES", "QUEUE_REDIS_URL"):
+        known = {name: value for name, value in environ.items() if name != missing}
+        done = subprocess.run([PHALANX, "work"], env=known, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 1
+        assert missing in done.stderr

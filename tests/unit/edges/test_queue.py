@@ -1,0 +1,101 @@
+"""What the queue edge is made of: the turnstile, ids of events, and the settings of queues."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+
+from phalanx.edges.queue.app import event_id
+from phalanx.edges.queue.turnstile import Turnstile
+from phalanx.settings import SettingsError, load
+from phalanx.settings.queues import QueueSpec
+
+MADE_MS = 1_795_275_924_123
+
+
+def test_a_job_that_runs_alone_runs_beside_nobody() -> None:
+    async def scenario() -> int:
+        turnstile, running, most_beside = Turnstile(), 0, 0
+
+        async def job(*, alone: bool) -> None:
+            nonlocal running, most_beside
+            async with turnstile.alone() if alone else turnstile.among():
+                running += 1
+                if alone:
+                    assert running == 1
+                most_beside = max(most_beside, running)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                    assert not alone or running == 1
+                running -= 1
+
+        await asyncio.gather(*(job(alone=number % 7 == 3) for number in range(100)))
+        return most_beside
+
+    assert asyncio.run(scenario()) > 1
+
+
+def test_who_leaves_while_waiting_keeps_nobody_waiting() -> None:
+    async def scenario() -> None:
+        turnstile = Turnstile()
+
+        async def alone() -> None:
+            async with turnstile.alone():
+                raise AssertionError("somebody else runs")
+
+        async with turnstile.among():
+            waiting = asyncio.create_task(alone())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(1), turnstile.among():
+            pass
+        async with asyncio.timeout(1), turnstile.alone():
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_the_id_of_an_event_is_a_uuid_of_the_job_and_its_instant() -> None:
+    made = event_id("bull:jobs", "1", MADE_MS)
+    parsed = uuid.UUID(made)
+    assert str(parsed) == made
+    assert parsed.version == 7
+    assert parsed.variant == uuid.RFC_4122
+    assert parsed.int >> 80 == MADE_MS
+    assert made == event_id("bull:jobs", "1", MADE_MS)
+    others = {
+        event_id("bull:other", "1", MADE_MS), event_id("bull:jobs", "2", MADE_MS),
+        event_id("bull:jobs", "1", MADE_MS + 1), event_id("bull:jobs", "1", MADE_MS, 1),
+    }  # fmt: skip
+    assert len(others | {made}) == 5
+
+
+def test_queues_are_read(tmp_path: Any) -> None:
+    settings = load({"QUEUES": "jobs, app:faces=key-1"}, folder=tmp_path).settings
+    assert settings.queues == (QueueSpec("jobs"), QueueSpec("faces", "app", "key-1"))
+
+
+@pytest.mark.parametrize("wrong", ["a:b:c", "jobs,bull:jobs", "=key", "two words", "x" * 200])
+def test_queues_that_cannot_be_are_refused(wrong: str, tmp_path: Any) -> None:
+    with pytest.raises(SettingsError, match="QUEUES"):
+        load({"QUEUES": wrong}, folder=tmp_path)
+
+
+def test_a_job_map_is_read(tmp_path: Any) -> None:
+    raw = '{"embed": "text.embed", "faces": {"operation": "faces.embed", "fields": {"photo": "image"}, "defaults": {"a": 1}}}'
+    mappings = load({"QUEUE_JOB_MAP": raw}, folder=tmp_path).settings.queue_job_map
+    assert mappings["embed"].operation == "text.embed"
+    assert mappings["faces"].fields == {"photo": "image"}
+    assert bytes(mappings["faces"].defaults["a"]) == b"1"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["[]", "{", '{"a": 1}', '{"a": {"fields": {}}}', '{"a": {"operation": "b", "typo": 1}}']
+)
+def test_a_job_map_that_cannot_be_is_refused(wrong: str, tmp_path: Any) -> None:
+    with pytest.raises(SettingsError, match="QUEUE_JOB_MAP"):
+        load({"QUEUE_JOB_MAP": wrong}, folder=tmp_path)
