@@ -295,3 +295,36 @@ def test_faces_compared_before_are_compared_from_the_cache(worker: Any) -> None:
 def test_an_image_without_a_face_fails_the_same_way_again(worker: Any) -> None:
     for _ in range(2):
         assert worker.post("/v1/faces/embed", {"image": text(BLACK)}).status == 422
+
+
+def files(*parts: tuple[str, bytes]) -> dict[str, Any]:
+    """A form with files."""
+    head = b'--b\r\nContent-Disposition: form-data; name="%b"; filename="a.jpg"\r\n\r\n%b\r\n'
+    body = b"".join(head % (name.encode(), data) for name, data in parts) + b"--b--\r\n"
+    return {"body": body, "headers": {"content-type": "multipart/form-data; boundary=b"}}
+
+
+def test_a_form_may_have_several_files(worker: Any) -> None:
+    """They are the images in their order, whatever the parts are called."""
+    answer = worker.post(
+        "/v1/faces/detect?max_faces=1", **files(("images", PHOTO), ("images", BLACK), ("x", b"rubbish"))
+    )
+    assert answer.status == 200, answer.body
+    first, second, third = answer.json["results"]
+    assert is_the_face(first["faces"][0]["bbox"])
+    assert (second["faces"], third["error"]["code"]) == ([], "unreadable_input")
+
+
+def test_two_files_of_a_form_are_compared(worker: Any) -> None:
+    answer = worker.post("/v1/faces/compare", **files(("a", PHOTO), ("b", PHOTO)))
+    assert (answer.status, answer.json["same"]) == (200, True)
+    for parts in ((("a", PHOTO),), ()):
+        refused = worker.post("/v1/faces/compare", **files(*parts))
+        assert (refused.status, refused.json["code"]) == (400, "invalid_request")
+    raw = worker.post("/v1/faces/compare", body=PHOTO, headers={"content-type": "image/jpeg"})
+    assert (raw.status, raw.json["code"]) == (400, "invalid_request")
+
+
+def test_a_form_has_as_many_files_as_a_request_has_images(worker: Any) -> None:
+    refused = worker.post("/v1/faces/detect", **files(*[("images", BLACK)] * 33))
+    assert (refused.status, refused.json["code"]) == (400, "invalid_request")

@@ -23,6 +23,7 @@ FACES: tuple[Operation, ...] = (
     Operation(
         name="faces.compare", request=faces.CompareFacesRequest, response=faces.CompareFacesResponse, scope="faces",
         unit="image", http="POST /v1/faces/compare", grpc="Faces/Compare", job=True, computed=True, cache="content",
-        run=lambda s, t, r: s.faces.compare(t, r), summary="Say whether the faces of two images are one person's.",
+        bodies=(Body.JSON, Body.IMAGE), run=lambda s, t, r: s.faces.compare(t, r),
+        summary="Say whether the faces of two images are one person's.",
     ),
 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from phalanx.contract.images import MAX_IMAGES
 from phalanx.contract.vector import render_array
 from phalanx.edges.http.large_json import LARGE_BYTES, rows_decoder
 from phalanx.errors import InvalidRequest, TooLarge, UnsupportedMediaType
@@ -215,12 +216,19 @@ def parse_query(query: bytes) -> dict[str, Any]:
 async def decode_image(
     request: type[msgspec.Struct], data: bytes, headers: dict[bytes, bytes], fields: dict[str, Any]
 ) -> Any:
-    """Decode a body that is an image or a form with one; the other fields come from the form, or from the query in `fields`.
+    """Decode a body that is an image or a form of files; the other fields come from the form, or the query in `fields`.
 
     Fields that are lists or objects are JSON there.
     """
-    fields = fields | await _image_fields(data, headers)
+    files, others = await _parts(data, headers)
+    fields |= others
+    if len(files) == 1 and "image" in request.__struct_encode_fields__:
+        fields["image"] = files[0]
+    elif files:
+        fields["images"] = files
     for name in _structured(request) & fields.keys():
+        if not isinstance(fields[name], str):
+            continue
         try:
             fields[name] = msgspec.json.decode(fields[name])
         except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError):
@@ -248,10 +256,10 @@ def _structured(request: type[msgspec.Struct]) -> frozenset[str]:
 _STRUCTURED = (msgspec.inspect.CollectionType, msgspec.inspect.StructType, msgspec.inspect.DictType)
 
 
-async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, Any]:
-    """Return `image` with the file's bytes, and the other fields of a form."""
+async def _parts(data: bytes, headers: dict[bytes, bytes]) -> tuple[list[bytes], dict[str, Any]]:
+    """Return the files of a form, in order, and its other fields. A body that is no form is one file."""
     if media_type(headers) != "multipart/form-data":
-        return {"image": data}
+        return [data], {}
 
     async def whole() -> Any:
         yield data
@@ -259,7 +267,7 @@ async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, A
     parser = MultiPartParser(
         Headers(raw=list(headers.items())),
         whole(),
-        max_files=1,
+        max_files=MAX_IMAGES,
         max_fields=MAX_FORM_FIELDS,
         max_part_size=len(data) + 1,
     )
@@ -267,13 +275,15 @@ async def _image_fields(data: bytes, headers: dict[bytes, bytes]) -> dict[str, A
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidRequest(f"the form cannot be read: {error}") from None
+    files: list[bytes] = []
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        fields["image" if isinstance(value, UploadFile) else name] = (
-            await value.read() if isinstance(value, UploadFile) else value
-        )
+        if isinstance(value, UploadFile):
+            files.append(await value.read())
+        else:
+            fields[name] = value
     await form.close()
-    return fields
+    return files, fields
 
 
 def decode_vectors(request: type[msgspec.Struct], data: bytes, fields: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 import phalanx
+from phalanx.contract.images import MAX_IMAGES
 from phalanx.contract.models import Model
 from phalanx.contract.status import Health
 from phalanx.edges.http.codec import JSON, NDJSON, OCTETS, SSE
@@ -176,10 +177,12 @@ def _contents(row: Operation, schema: Any) -> Document:
         elif body is Body.IMAGE:
             # Other fields come in the query or as parts of the form, those that are lists or objects as JSON.
             binary = {"type": "string", "contentMediaType": "image/*"}
-            contents["image/*"] = {"schema": binary}
-            contents["multipart/form-data"] = {
-                "schema": {"type": "object", "properties": {"image": binary}, "required": ["image"]}
-            }
+            several = {"type": "array", "items": binary, "maxItems": MAX_IMAGES}
+            takes = {"image": binary, "images": several}
+            files = {name: takes[name] for name in takes if name in row.request.__struct_encode_fields__}
+            if "image" in files:
+                contents["image/*"] = {"schema": binary}
+            contents["multipart/form-data"] = {"schema": {"type": "object", "properties": files, "minProperties": 1}}
         elif body is Body.VECTORS:
             contents[OCTETS] = {"schema": {"type": "string", "contentMediaType": OCTETS}}
     return contents
