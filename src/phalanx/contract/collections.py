@@ -84,7 +84,7 @@ class TextsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="te
 
 
 class FacesContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="faces"):
-    """What made the vectors of a collection of faces: the network, the template faces are aligned to, and who found them.
+    """What made the vectors of a collection of faces: the network, how faces were cut out for it, and who found them.
 
     Two faces are of one person when their euclidean distance is at most, or their cosine at least, `threshold`.
     """
@@ -98,6 +98,7 @@ class FacesContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="fa
     threshold: float
     detector: str
     detector_version: str
+    preprocessing: str
 
 
 Contract = VectorsContract | TextsContract | FacesContract

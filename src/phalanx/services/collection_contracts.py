@@ -50,6 +50,7 @@ def faces_contract(embedder: ServedEmbedder, detector: ServedDetector) -> FacesC
     return FacesContract(
         model=spec.name, version=spec.version, sha256=spec.sha256, dimensions=spec.dimensions, template=spec.template,
         metric=spec.metric, threshold=spec.threshold, detector=detector.name, detector_version=detector.version,
+        preprocessing=spec.preprocessing,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ MARKS = Landmarks(left_eye=(140, 200), right_eye=(260, 200), nose=(200, 260), le
 CONTRACT = FacesContract(
     model="m", version="1", sha256="ab", dimensions=4, template="dlib", metric="euclidean", threshold=0.6, detector="d",
     detector_version="1",
+    preprocessing="none",
 )  # fmt: skip
 
 

@@ -303,7 +303,7 @@ def test_a_collection_of_another_kind(house: House) -> None:
         house.forget("eileen", name="numbers")
 
 
-@pytest.mark.parametrize("field", ["version", "sha256", "template", "detector_version", "model"])
+@pytest.mark.parametrize("field", ["version", "sha256", "template", "detector_version", "preprocessing", "model"])
 def test_a_collection_that_is_pinned_to_another_model(house: House, field: str) -> None:
     house.enrol()
     record = house.do(house.records.find("org-1", "people"))

@@ -41,6 +41,12 @@ class FaceSpec:
         """The template for chips of this size."""
         return TEMPLATES[self.template].scaled(self.input_size)
 
+    @property
+    def preprocessing(self) -> str:
+        """How a picture becomes the network's input, in words: vectors of two ways cannot be compared."""
+        side = self.input_size
+        return f"{ALIGNMENT} {side}x{side} {self.channels} (v-{self.offset:g})/{self.scale:g}"
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits of all that decides a vector beside the picture, the way of aligning included.
@@ -48,7 +54,6 @@ class FaceSpec:
         Caches are keyed by it.
         """
         facts = (
-            self.version, self.sha256, self.dimensions, self.input_size, self.template, ALIGNMENT, self.channels,
-            self.offset, self.scale, self.arithmetic,
+            self.version, self.sha256, self.dimensions, self.template, self.preprocessing, self.arithmetic,
         )  # fmt: skip
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
