@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from live.queues import POISONED, Producer, QueueProcess, always_running, billed
-from servers import RedisServer
-from servers.worker import PHALANX
+from servers import PostgresServer, RedisServer
+from servers.worker import PHALANX, WorkerProcess
 
 Start = Callable[..., QueueProcess]
 
@@ -151,3 +151,32 @@ def test_without_redis_or_queues_there_is_nothing_to_work_on(tmp_path: Path, env
         done = subprocess.run([PHALANX, "work"], env=known, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 1
         assert missing in done.stderr
+
+
+def test_a_job_of_the_api_is_run_by_a_worker_of_the_queue(
+    postgres: PostgresServer, redis_server: RedisServer, models_dir: Path, tmp_path: Path
+) -> None:
+    redis_server.flush()
+    known = {"DATABASE_URL": postgres.create_database(), "REDIS_URL": redis_server.url}
+    server = WorkerProcess(tmp_path, models_dir, known)
+    try:
+        server.wait_ready()
+        key = server.key(scopes=("text", "jobs"))
+        request = {"operation": "text.embed", "request": {"texts": ["Hello world"]}, "attempts": 2, "priority": 3}
+        made = [server.post("/v1/jobs", request, key) for _ in range(3)]
+        assert [status for status, _ in made] == [202] * 3
+        ids = [json.loads(body)["id"] for _, body in made]
+        assert server.ask("DELETE", f"/v1/jobs/{ids[2]}", key=key)[0] == 200
+        worker = QueueProcess(tmp_path, models_dir, known, command=[PHALANX, "work", "phalanx"])
+        try:
+            _, followed = server.get(f"/v1/jobs/{ids[1]}/events", key)
+            assert b'"completed"' in followed
+            done = json.loads(server.get(f"/v1/jobs/{ids[0]}", key)[1])
+            assert done["state"] == "completed"
+            assert len(done["result"]["embeddings"][0]) == 384
+            assert [one["id"] for one in json.loads(server.get("/v1/jobs", key)[1])["jobs"]] == [ids[1], ids[0]]
+            assert worker.stop() == 0
+        finally:
+            worker.kill()
+    finally:
+        server.kill()

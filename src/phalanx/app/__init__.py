@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phalanx.app.models import MAX_WAITING_TOKENS, TOKEN_BUDGET, open_store
-from phalanx.app.queue import queue_workers
+from phalanx.app.queue import own_worker, queue_workers
 from phalanx.app.stores import ONE_PROCESS, look_at_qdrant, look_at_redis
 from phalanx.app.worker import App, build, http_edge
 
@@ -17,5 +17,6 @@ __all__ = [
     "look_at_qdrant",
     "look_at_redis",
     "open_store",
+    "own_worker",
     "queue_workers",
 ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from phalanx.app.worker import App
 from phalanx.edges.queue.app import QueueEdge
+from phalanx.edges.queue.own import OwnWorker
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.edges.queue.worker import QueueWorker
+from phalanx.ports.jobs import OwnJobs
 from phalanx.settings import SettingsError
+from phalanx.stores.memory.clock import SystemClock
 from phalanx.telemetry import RequestLog
 
 
@@ -20,10 +23,19 @@ def queue_edge(app: App, *, requests: RequestLog | None = None) -> QueueEdge:
     )  # fmt: skip
 
 
+def own_worker(app: App, jobs: OwnJobs, *, requests: RequestLog | None = None) -> OwnWorker:
+    """Return what runs the jobs in a worker's own database."""
+    settings = app.settings
+    return OwnWorker(
+        queue_edge(app, requests=requests), jobs, clock=SystemClock(), concurrency=settings.queue_concurrency,
+        attempts=settings.queue_attempts, log=app.log, metrics=app.metrics,
+    )  # fmt: skip
+
+
 def queue_workers(app: App, *, requests: RequestLog | None = None) -> list[QueueWorker]:
     """Return a worker for each queue of QUEUES. Raises `SettingsError` when there is none, or no Redis."""
     settings = app.settings
-    url = settings.queue_redis_url or settings.redis_url
+    url = settings.jobs_url
     problems = []
     if url is None:
         problems.append("QUEUE_REDIS_URL: neither it nor REDIS_URL is set; queues are in Redis.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from phalanx.app.stores import Stores, Surroundings
@@ -19,6 +19,8 @@ from phalanx.services.faces import FaceService
 from phalanx.services.gallery import GalleryService
 from phalanx.services.health import HealthService
 from phalanx.services.images import ImageIntake, ImageService
+from phalanx.services.job_tokens import JobTokens
+from phalanx.services.jobs import JobKind, JobService
 from phalanx.services.keys import KeyService
 from phalanx.services.models import ModelRegistry, ModelService
 from phalanx.services.moving import Carrier, TextVectors
@@ -44,9 +46,9 @@ COMPARED_AT_ONCE, COMPARED_WAITING = 2, 64
 
 def open_services(
     around: Surroundings, stores: Stores, registry: ModelRegistry, face_models: FaceModels, health: HealthService,
-    news: Broadcast, signing: SigningKeys,
+    news: Broadcast, signing: SigningKeys, job_tokens: JobTokens, kinds: Callable[[], Mapping[str, JobKind]],
 ) -> Services:  # fmt: skip
-    """Return what the rows run on. `news` is told of every change of keys and sessions."""
+    """Return what the rows run on. `news` is told of every change of keys and sessions; `kinds` are rows that take jobs."""
     settings, clock, new_id = around.settings, around.clock, around.new_id
     sessions = Sessions(
         stores.sessions, news, TokenSigner(signing, issuer=settings.jwt_issuer, clock=clock), clock=clock,
@@ -87,6 +89,7 @@ def open_services(
             stores.organisations, stores.users, sessions, clock=clock, new_id=new_id
         ),
         usage=UsageService(stores.usage, clock), audit=AuditService(stores.audit), health=health,
+        jobs=JobService(stores.jobs, stores.queues, job_tokens, kinds, clock, new_id),
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from phalanx.ports import (
     VectorCache,
     VectorStore,
 )
+from phalanx.ports.jobs import JobQueue, OwnJobs
 from phalanx.services.caches import TieredCache
 from phalanx.services.health import Dependency
 from phalanx.services.limits import SharedLimits
@@ -51,6 +52,7 @@ from phalanx.stores.redis.broadcast import RedisBroadcast
 from phalanx.stores.redis.cache import RESULTS, VECTORS, RedisCache
 from phalanx.stores.redis.client import Redis, eviction_warning, open_redis, redis_failures
 from phalanx.stores.redis.idempotency import RedisIdempotencyStore
+from phalanx.stores.redis.jobs import BullJobs
 from phalanx.stores.redis.journal import RedisJournal
 from phalanx.stores.redis.limiter import RedisLimiter
 from phalanx.stores.redis.rollcall import RedisRollcall
@@ -59,6 +61,7 @@ from phalanx.stores.sql.audit import SqlAuditLog
 from phalanx.stores.sql.changes import SqlChangeFeed
 from phalanx.stores.sql.collections import SqlCollectionStore
 from phalanx.stores.sql.database import Database, migrate, open_database
+from phalanx.stores.sql.jobs import SqlJobs
 from phalanx.stores.sql.keys import SqlKeyStore
 from phalanx.stores.sql.organisations import SqlOrganisationStore
 from phalanx.stores.sql.sessions import SqlSessionStore
@@ -98,6 +101,9 @@ class Stores:
     idempotency: IdempotencyStore
     vectors: VectorStore
     rollcall: Rollcall
+    jobs: JobQueue
+    own_jobs: OwnJobs | None
+    queues: tuple[str, ...]
     dependencies: dict[str, Dependency]
     is_shared: bool
 
@@ -144,7 +150,10 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
         dependencies["qdrant"] = Dependency(vectors.ping, None)
     if redis is not None:
         dependencies["redis"] = Dependency(_ping(redis), None)
+    own_jobs = SqlJobs(database) if settings.jobs_url is None else None
     return Stores(
+        jobs=own_jobs or await _open_jobs(around), own_jobs=own_jobs,
+        queues=tuple(spec.name for spec in settings.job_queues),
         rollcall=MemoryRollcall(around.clock) if redis is None else RedisRollcall(redis),
         keys=SqlKeyStore(database), users=SqlUserStore(database), organisations=SqlOrganisationStore(database),
         sessions=SqlSessionStore(database), changes=SqlChangeFeed(database), audit=SqlAuditLog(database), usage=usage,
@@ -259,6 +268,13 @@ def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret)
     store = RedisIdempotencyStore(redis, log=around.log, lease_s=lease_s)
     around.closing.push_async_callback(store.close)
     return SealedAnswers(store, secret)
+
+
+async def _open_jobs(around: Surroundings) -> BullJobs:
+    assert around.settings.jobs_url is not None
+    queued = BullJobs(around.settings.jobs_url, around.settings.job_queues)
+    around.closing.push_async_callback(queued.close)
+    return queued
 
 
 async def _open_vectors(around: Surroundings) -> VectorStore:

@@ -32,6 +32,7 @@ from phalanx.services.face_models import FaceModels
 from phalanx.services.gate import Gate, OpenCalls
 from phalanx.services.health import HealthService
 from phalanx.services.job_tokens import JobTokens
+from phalanx.services.jobs import JobKind
 from phalanx.services.keyring import HeardHere, Keyring
 from phalanx.services.models import ModelRegistry
 from phalanx.services.quotas import SoftQuotas
@@ -107,6 +108,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
     metrics, clock, open_calls = Metrics(), SystemClock(), OpenCalls()
     new_id = Uuid7(clock)
     tiers, signing = tier_policies(settings), signing_keys(settings)
+    job_tokens = JobTokens(signing, issuer=settings.jwt_issuer, clock=clock)
     async with AsyncExitStack() as closing:
         around = Surroundings(settings, clock, new_id, log, metrics, closing, is_serving)
         stores = await open_stores(around, load_secret(settings), open_calls.oldest)
@@ -118,7 +120,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             keyring=keyring, tokens=TokenVerifier(signing, issuer=settings.jwt_issuer, clock=clock),
             limiter=stores.limiter, soft_quotas=soft_quotas, usage=stores.usage, tiers=tiers, clock=clock,
             new_id=new_id, key_prefix=settings.api_key_prefix, anonymous_scopes=settings.anonymous_scopes,
-            jobs=JobTokens(signing, issuer=settings.jwt_issuer, clock=clock),
+            jobs=job_tokens,
             open_to_all=settings.auth == "off", request_timeout_s=settings.request_timeout_ms / 1e3,
             max_concurrent=settings.max_concurrent_requests, max_streams=settings.max_streams, open_calls=open_calls,
         )  # fmt: skip
@@ -139,7 +141,9 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         )  # fmt: skip
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         news = HeardHere(keyring, stores.broadcast)
-        services = open_services(around, stores, registry, face_models, health, news, signing)
+        services = open_services(
+            around, stores, registry, face_models, health, news, signing, job_tokens, _kinds_of_jobs
+        )  # fmt: skip
         trail = AuditTrail(stores.audit, clock=clock, new_id=new_id, log=log)
         entrance = Entrance(gate, services, stores.idempotency, trail)
         if is_serving:
@@ -155,6 +159,12 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
             settings, entrance, here, elsewhere, registry, face_models, models, rollouts, health, metrics, log, stores,
             closing,
         )  # fmt: skip
+
+
+@functools.cache
+def _kinds_of_jobs() -> dict[str, JobKind]:
+    rows = table().items()
+    return {name: JobKind(row.request, None if row.scope == "open" else row.scope) for name, row in rows if row.job}
 
 
 def _counting_checks(metrics: Metrics) -> Callable[[str], None]:

@@ -19,7 +19,7 @@ import typer
 import uvloop
 
 import phalanx
-from phalanx.app import App, build, http_edge
+from phalanx.app import App, build, http_edge, own_worker
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
@@ -215,7 +215,8 @@ async def _worker(
 
             beside.append(grpc_server(app, requests=requests, port=grpc_port if grpc_port >= 0 else None))
         lag.start()
-        tasks = [asyncio.create_task(work) for work in (load_and_watch(app), _watch_readiness(app, tell_ready))]
+        works = [load_and_watch(app), _watch_readiness(app, tell_ready), _run_jobs(app, requests)]
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield app, edge, beside
         finally:
@@ -263,6 +264,15 @@ async def load_and_watch(app: App) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_S)
     await asyncio.gather(app.health.watch(), app.rollouts.watch())
+
+
+async def _run_jobs(app: App, requests: RequestLog) -> None:
+    """Run the jobs that are in this worker's own database, once it can serve."""
+    if app.stores.own_jobs is None:
+        return
+    while await app.health.readiness():  # noqa: ASYNC110 - readiness is looked at, it tells nobody
+        await asyncio.sleep(STARTING_S)
+    await own_worker(app, app.stores.own_jobs, requests=requests).run()
 
 
 async def _watch_readiness(app: App, tell: TellReady) -> None:

@@ -17,6 +17,7 @@ from phalanx.operations.collections import COLLECTIONS
 from phalanx.operations.faces import FACES
 from phalanx.operations.gallery import GALLERY
 from phalanx.operations.images import IMAGES
+from phalanx.operations.jobs import JOBS
 from phalanx.operations.keys import KEYS
 from phalanx.operations.models import MODELS
 from phalanx.operations.row import Body, Kind, Operation, Services
@@ -42,7 +43,7 @@ __all__ = [
 PLUGIN_GROUP = "phalanx.operations"
 
 OPERATIONS: tuple[Operation, ...] = (
-    *TEXT, *IMAGES, *FACES, *VECTORS, *COLLECTIONS, *GALLERY, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
+    *TEXT, *IMAGES, *FACES, *VECTORS, *COLLECTIONS, *GALLERY, *JOBS, *MODELS, *CALLERS, *KEYS, *USAGE, *AUDIT, *SYSTEM,
 )  # fmt: skip
 
 

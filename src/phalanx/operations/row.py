@@ -17,6 +17,7 @@ from phalanx.services.gallery import GalleryService
 from phalanx.services.gate import Admits
 from phalanx.services.health import HealthService
 from phalanx.services.images import ImageService
+from phalanx.services.jobs import JobService
 from phalanx.services.keys import KeyService
 from phalanx.services.models import ModelService
 from phalanx.services.organisations import OrganisationService
@@ -65,6 +66,7 @@ class Services:
     usage: UsageService
     audit: AuditService
     health: HealthService
+    jobs: JobService
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,7 +92,7 @@ class Operation:
     administrative act and leaves an entry in the audit log. `cache`: content means that the service keeps results by what
     was sent; revalidate that a client may keep the answer and ask with its ETag; none that nobody may. `computed` rows
     count against MAX_CONCURRENT_REQUESTS and REQUEST_TIMEOUT. A row that `answers` with an image has a response with
-    `image` and `format`, and sends the image alone to who accepts only that.
+    `image` and `format`, and sends the image alone to who accepts only that. `status` is the HTTP status of an answer.
     `max_body_bytes` stands in place of MAX_REQUEST_SIZE_BYTES unless that is set. `examples` are requests that work; the
     docs show them and the edges' tests send them. `run` returns an awaitable (unary) or an async iterator (streams).
     """
@@ -105,6 +107,7 @@ class Operation:
     unit: Unit = "request"
     grpc: str | None = None
     job: bool = False
+    status: int = 200
     kind: Kind = Kind.UNARY
     bodies: tuple[Body, ...] = (Body.JSON,)
     answers: tuple[Body, ...] = (Body.JSON,)

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 DEFAULT_PREFIX = "bull"
 """Of the names in Redis: BullMQ's own default."""
+DEFAULT_QUEUE = "phalanx"
+"""What jobs of the API are put into where QUEUES names no queue."""
 _QUEUE = re.compile(r"(?:(?P<prefix>[^:=,\s]{1,64}):)?(?P<name>[^:=,\s]{1,128})(?:=(?P<key_id>[^:=,\s]{1,64}))?")
 
 

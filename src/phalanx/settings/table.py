@@ -38,7 +38,7 @@ from phalanx.settings.parsing import (
     user_data_dir,
     words,
 )
-from phalanx.settings.queues import JobMapping, QueueSpec, job_map, queues
+from phalanx.settings.queues import DEFAULT_QUEUE, JobMapping, QueueSpec, job_map, queues
 
 
 class Variable(NamedTuple):
@@ -188,6 +188,16 @@ class Settings:
     def is_shared(self) -> bool:
         """Whether the stores are servers, so that several workers can run on them."""
         return not self.database.startswith("sqlite") and self.redis_url is not None
+
+    @property
+    def jobs_url(self) -> Secret | None:
+        """The Redis of the queues; None: jobs are in the database, and run here."""
+        return self.queue_redis_url or self.redis_url
+
+    @property
+    def job_queues(self) -> tuple[QueueSpec, ...]:
+        """The queues that jobs may be put into, the first by default."""
+        return self.queues or (QueueSpec(DEFAULT_QUEUE),)
 
     @property
     def is_loopback(self) -> bool:

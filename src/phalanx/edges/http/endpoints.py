@@ -102,7 +102,7 @@ class OperationEndpoint:
         elif self._operation.cache == "revalidate":
             await _send_revalidated(exchange, encode_json(response))
         else:
-            await exchange.respond(200, encode_json(response))
+            await exchange.respond(self._operation.status, encode_json(response))
 
     async def _messages(self, exchange: Exchange) -> AsyncIterator[Any]:
         async for line in read_lines(exchange.chunks(), self._max_body_bytes):

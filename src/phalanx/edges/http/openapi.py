@@ -136,7 +136,7 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
         "operationId": row.name, "summary": row.summary, "tags": [row.noun], "parameters": parameters,
         "responses": _responses(
             _answers(row, refs[_key(row.response)]), error, PROBLEM_JSON if is_problem else JSON,
-            BODYLESS_ERRORS if row.bodies == (Body.NONE,) else (*BODY_ERRORS, *_fetch_errors(row)),
+            BODYLESS_ERRORS if row.bodies == (Body.NONE,) else (*BODY_ERRORS, *_fetch_errors(row)), row.status,
         ),
     }  # fmt: skip
     if row.scope == "open":
@@ -229,8 +229,10 @@ def _of_system(path: str, summary: str, schema: Any, statuses: tuple[int, ...], 
     }
 
 
-def _responses(answers: Document, error: Any, error_media: str, statuses: Iterable[int]) -> Document:
-    out: Document = {"200": {"description": "The answer.", "content": answers}}
+def _responses(
+    answers: Document, error: Any, error_media: str, statuses: Iterable[int], status_of_answer: int = 200
+) -> Document:
+    out: Document = {str(status_of_answer): {"description": "The answer.", "content": answers}}
     for status in statuses:
         out[str(status)] = {"description": _meaning(status), "content": {error_media: {"schema": error}}}
         if status in _HEADERS_OF:

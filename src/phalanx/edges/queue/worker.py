@@ -18,6 +18,7 @@ from typing import Any
 import bullmq
 
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
+from phalanx.edges.queue.retrying import MAX_DEATHS_ALONE, backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.errors import Internal, InvalidRequest, JobQuarantined
 from phalanx.settings import Secret
@@ -28,9 +29,7 @@ LOCK_MS, STALLED_CHECK_MS = 15_000, 5_000
 """How long a job stays with a worker that is not heard of, and how often is looked for such, in milliseconds."""
 NEVER = 2**31
 """BullMQ's own limit of stalls, which counts those that were not the job's fault, is out of the way."""
-MAX_DEATHS_ALONE = 3
 RETRY_MS = 200
-BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 MINE_S = 1.0
 OWN_TIME_MS = 3_600_000
 """A job that is older when it first runs, or from the future, is billed on the day on which it runs."""
@@ -234,21 +233,12 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         tries = int(job.opts.get("attempts") or 0) or self._attempts
         fields["failedReason"] = outcome.reason
         if outcome.again and job.attemptsMade + 1 < tries:
-            delay_s = max(await self._backoff_s(job), outcome.after_s)
+            delay_s = max(backoff_s(job.attemptsMade, job.opts.get("backoff")), outcome.after_s)
             await self.backend.moveToDelayed(job.id, now, round(delay_s * 1000), token, {"fieldsToUpdate": fields})
             return "retried"
         keep = job.opts.get("removeOnFail", False)
         await self.backend.moveToFailed(job, outcome.reason, keep, token, False, fields)
         return "failed"
-
-    async def _backoff_s(self, job: Any) -> float:
-        """Return the seconds before the next attempt: as the producer says, or doubling from one to sixty."""
-        wanted = job.opts.get("backoff") or {}
-        delay_ms = wanted.get("delay")
-        if isinstance(delay_ms, int | float) and delay_ms >= 0:
-            doubled = 2**job.attemptsMade if wanted.get("type") == "exponential" else 1
-            return float(min(delay_ms * doubled / 1000, 86_400.0))
-        return float(min(BACKOFF_S * 2**job.attemptsMade, MAX_BACKOFF_S))
 
     async def _patiently(self, work: Any) -> Any:
         """Do something in Redis; while it cannot be reached, again."""

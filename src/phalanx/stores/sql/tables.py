@@ -216,3 +216,31 @@ collections = Table(
     Column("next_contract", Text, nullable=False),
     PrimaryKeyConstraint("organisation", "name"),
 )
+
+# Jobs of a worker without Redis. Indexes are for claiming, and for an organisation's list.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), nullable=False),
+    Column("organisation", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("stalled", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("leased_until", Double, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("billed_at", Double),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("result", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("id"),
+    Index(None, "state", "priority", "due_at"),
+    Index(None, "organisation", "made_at"),
+)
