@@ -39,7 +39,9 @@ def grpc_server(app: App, *, requests: RequestLog | None = None, port: int | Non
         ready = not await app.health.readiness()
         up = not app.health.draining
         found = dict.fromkeys(edge.services, up)
-        own = {"": ready, TEXT: ready, FACES: up and _has_faces(app)}
+        remote = settings.remote
+        has_faces = "face-embedding" in remote or _has_faces(app)
+        own = {"": ready, TEXT: up if "text" in remote else ready, FACES: up and has_faces}
         return {**found, **{name: serving for name, serving in own.items() if not name or name in found}}
 
     tls = None

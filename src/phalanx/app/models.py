@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 from phalanx.contract.services import ServiceName
@@ -40,15 +41,23 @@ Kind = Literal["text", "faces"]
 
 
 def needed_rosters(
-    served: Collection[ServiceName], registry: ModelRegistry, faces: FaceModels, store: ModelStore, *, is_alone: bool
+    served: Collection[ServiceName],
+    registry: ModelRegistry,
+    faces: FaceModels,
+    store: ModelStore,
+    *,
+    is_alone: bool,
+    remote: Mapping[ServiceName, str] = MappingProxyType({}),
 ) -> tuple[Roster[Any], ...]:
     """Return the models that these services run on; those of the others refuse with the reason.
 
     A worker of all services is ready with the text model, and serves what else there is; one of some services that were
-    named, which `is_alone` says, is not ready without theirs. Aligning faces is one of many operations on images: images are
+    named, which `is_alone` says, is not ready without theirs. Services that are `remote`, each by the variable that says so,
+    need no model here. Aligning faces is one of many operations on images: images are
     served without the detector.
     """
-    detects = {"face-detection", "face-embedding"} & set(served)
+    served = set(served) - set(remote)
+    detects = {"face-detection", "face-embedding"} & served
     wanted: list[tuple[Roster[Any], str, bool, ServiceName]] = [
         (registry, registry.default, "text" in served, "text"),
         (faces.detectors, FULL_RANGE, bool(detects) or "image-processing" in served, "face-detection"),
@@ -64,7 +73,9 @@ def needed_rosters(
             faces.embedders.expect(name)
     for roster, name, is_wanted, service in wanted:
         if not is_wanted:
-            roster.lack(name, f"this worker does not have the service {service!r}")
+            setting = remote.get(service)
+            said = f"this worker has no model for the service {service!r}: by {setting} it is elsewhere"
+            roster.lack(name, said if setting else f"this worker does not have the service {service!r}")
     return tuple(roster for roster, _, is_wanted, _ in wanted if is_wanted)
 
 
@@ -77,7 +88,7 @@ def _embedders_there(store: ModelStore) -> list[str]:
 
 def models_to_pull(settings: Settings) -> list[str]:
     """Return the models that the services of the settings run on by default, without one that is used as it lies."""
-    served = settings.served
+    served = settings.served - set(settings.remote)
     names = [settings.model_name] if "text" in served and settings.model_path is None else []
     if served & {"face-detection", "face-embedding", "image-processing"}:
         names += [FULL_RANGE, SHORT_RANGE]

@@ -126,9 +126,10 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         )  # fmt: skip
         # A command does what it is asked for, whatever a worker beside it serves.
         served = settings.served if is_serving else frozenset(ALL_SERVICES)
+        rows = _rows(around, stores)
         registry, face_models = open_registry(settings), FaceModels()
         store, is_alone = open_store(settings), is_serving and bool(settings.services)
-        rosters = needed_rosters(served, registry, face_models, store, is_alone=is_alone)
+        rosters = needed_rosters(served, registry, face_models, store, is_alone=is_alone, remote=settings.remote)
         health = HealthService(
             rosters, stores.dependencies, clock=clock, git_sha=settings.git_sha,
             permits=lambda: (gate.calls.taken, gate.streams.taken),
@@ -152,7 +153,6 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
                 around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
-        rows = table()
         here = {name: row for name, row in rows.items() if row.service is None or row.service in served}
         elsewhere = {name: row for name, row in rows.items() if name not in here}
         yield App(
@@ -165,6 +165,20 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
 def _kinds_of_jobs() -> dict[str, JobKind]:
     rows = table().items()
     return {name: JobKind(row.request, None if row.scope == "open" else row.scope) for name, row in rows if row.job}
+
+
+def _rows(around: Surroundings, stores: Stores) -> dict[str, Operation]:
+    """Return the table, in which rows that other workers run call there; these workers are dependencies then."""
+    rows = table()
+    if not around.settings.remote:
+        return rows
+    # Who calls no other worker is spared gRPC's memory.
+    from phalanx.app.remote import RemoteRows
+
+    remote = RemoteRows(around, rows)
+    rows = {name: remote.replaced(row) for name, row in rows.items()}
+    stores.dependencies.update(remote.dependencies)
+    return rows
 
 
 def _counting_checks(metrics: Metrics) -> Callable[[str], None]:

@@ -180,7 +180,7 @@ class Gate:
         deadline = min(started + self._timeout_s, call.deadline) if computed and not streaming else NO_DEADLINE
         return Ticket(
             call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
-            call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(),
+            call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(), call.on_behalf_of,
         )  # fmt: skip
 
     async def settle(self, ticket: Ticket, *, status: str, computed: bool) -> None:

@@ -79,7 +79,7 @@ class Results:
 
     def _key(self, ticket: Ticket, facts: Sequence[Any]) -> bytes:
         """128 bits: a collision is beyond reach. A new release looks at every image anew."""
-        tenant = "" if self._share else ticket.tenant
+        tenant = "" if self._share else ticket.cached_for
         return hashlib.blake2b(_encode((tenant, phalanx.__version__, *facts)), digest_size=16).digest()
 
     async def _lead(self, key: bytes, compute: Callable[[], Awaitable[T]]) -> T:

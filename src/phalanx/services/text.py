@@ -187,7 +187,7 @@ class TextService:
         self, ticket: Ticket, served: ServedText, texts: Sequence[Text], truncate: Truncate, prompt: str | None
     ) -> list[Embedded]:
         """Look every text up, compute what is missing, keep it."""
-        tenant = "" if self._share_cache else ticket.tenant
+        tenant = "" if self._share_cache else ticket.cached_for
         salt = "\x1f".join((tenant, served.model.spec.fingerprint, truncate, prompt or "", "")).encode()
         keys = [_key(salt, text) for text in texts]
         found = [Embedded() for _ in texts]

@@ -102,7 +102,8 @@ class Meter:
 class Ticket:
     """Proof of admission. Only the gate makes one; it stays open until the last byte of the answer.
 
-    `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds.
+    `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds. `on_behalf_of` is whom the caller, a worker
+    that has its calls run by this one, says that it calls for.
     """
 
     id: str
@@ -119,11 +120,17 @@ class Ticket:
     user_agent: str = ""
     grant: Grant | None = None
     meter: Meter = field(default_factory=Meter)
+    on_behalf_of: str = ""
 
     @property
     def tenant(self) -> str:
-        """The name under which work is shared out and cached."""
+        """The name under which work is shared out."""
         return self.caller.organisation
+
+    @property
+    def cached_for(self) -> str:
+        """The name under which results are kept: a caller's own callers do not share them."""
+        return f"{self.tenant}\x1f{self.on_behalf_of}" if self.on_behalf_of else self.tenant
 
 
 @dataclass(slots=True)
@@ -133,7 +140,7 @@ class Call:
     `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
     is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns. `deadline`, in
     seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later. `simulated` says that an answer which is repeated
-    was a stand-in's.
+    was a stand-in's. `on_behalf_of` is what the ticket says too.
     """
 
     credential: Credential
@@ -149,6 +156,7 @@ class Call:
     replayed: bool = False
     simulated: bool = False
     request: Any = None
+    on_behalf_of: str = ""
 
     @property
     def meter(self) -> Meter | None:

@@ -158,14 +158,37 @@ def _contradictions(settings: Settings) -> list[str]:
         "TLS_KEY_FILE": settings.tls_key_file,
         "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
         "TIERS_FILE": settings.tiers_file,
+        "SERVICE_TLS_CA_FILE": settings.service_tls_ca_file,
+        "SERVICE_TLS_CERT_FILE": settings.service_tls_cert_file,
+        "SERVICE_TLS_KEY_FILE": settings.service_tls_key_file,
     }
     found += [
         (path is not None and not path.is_file(), f"{name}: there is no file {str(path)!r}.")
         for name, path in files.items()
     ]
+    found += _remote_contradictions(settings)
     own = settings.model_path
     found.append((own is not None and not own.exists(), f"MODEL_PATH: there is no {str(own)!r}."))
     return [sentence for holds, sentence in found if holds]
+
+
+def _remote_contradictions(settings: Settings) -> list[tuple[bool, str]]:
+    remote, served = settings.remote, settings.served
+    found = [
+        (
+            not {service for service, own in remote.items() if own == name} & served,
+            f"{name} is set, but SERVICES leaves out what it is for.",
+        )
+        for name in sorted(set(remote.values()))
+    ]
+    found.append(
+        (
+            (settings.service_tls_cert_file is None) != (settings.service_tls_key_file is None),
+            "SERVICE_TLS_CERT_FILE and SERVICE_TLS_KEY_FILE go together; set both or neither.",
+        )
+    )
+    found.append((bool(settings.service_key) and not settings.service_key.isascii(), "SERVICE_KEY is no API key."))
+    return found
 
 
 def _remarks(merged: Mapping[str, str]) -> list[str]:

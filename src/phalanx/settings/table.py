@@ -39,6 +39,7 @@ from phalanx.settings.parsing import (
     words,
 )
 from phalanx.settings.queues import DEFAULT_QUEUE, JobMapping, QueueSpec, job_map, queues
+from phalanx.settings.remote import REMOTE_NOUNS, ServiceUrl, service_urls
 
 
 class Variable(NamedTuple):
@@ -138,6 +139,16 @@ class Settings:
     queue_concurrency: Annotated[int, Variable("QUEUE_CONCURRENCY", integer(1, 1000), "jobs of each queue under way at once")] = 20
     queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that failed for want of something here, unless its producer says")] = 5
 
+    # Remote services
+    text_url: Annotated[tuple[ServiceUrl, ...], Variable("TEXT_URL", service_urls, "workers that run the calls about text in place of this one, by comma: grpc://host:port or grpcs://host:port")] = ()
+    faces_url: Annotated[tuple[ServiceUrl, ...], Variable("FACES_URL", service_urls, "the same for calls about faces, galleries excepted")] = ()
+    images_url: Annotated[tuple[ServiceUrl, ...], Variable("IMAGES_URL", service_urls, "the same for calls about images")] = ()
+    vectors_url: Annotated[tuple[ServiceUrl, ...], Variable("VECTORS_URL", service_urls, "the same for calls about vectors, collections excepted")] = ()
+    service_key: Annotated[Secret, Variable("SERVICE_KEY", Secret, "API key by which this worker calls those; best of an organisation of its own")] = NO_SECRET
+    service_tls_ca_file: Annotated[Path | None, Variable("SERVICE_TLS_CA_FILE", path, "certificates, PEM, that sign those of grpcs:// workers [the system's]")] = None
+    service_tls_cert_file: Annotated[Path | None, Variable("SERVICE_TLS_CERT_FILE", path, "certificate chain, PEM, that this worker shows them (mutual TLS)")] = None
+    service_tls_key_file: Annotated[Path | None, Variable("SERVICE_TLS_KEY_FILE", path, "its private key, PEM")] = None
+
     # Tokens
     jwt_secret: Annotated[Secret | None, Variable("JWT_SECRET", Secret, "signs access tokens: 32 characters or more (HS256), or an Ed25519 private key, PEM (EdDSA) [made in DATA_DIR; production wants it set]")] = None
     jwt_previous_secrets: Annotated[tuple[Secret, ...], Variable("JWT_PREVIOUS_SECRETS", secrets, "former secrets, by comma, whose tokens are still accepted")] = ()
@@ -173,6 +184,15 @@ class Settings:
     def served(self) -> frozenset[ServiceName]:
         """The services that this worker has."""
         return frozenset(self.services or ALL_SERVICES)
+
+    @property
+    def remote(self) -> dict[ServiceName, str]:
+        """The services whose calls other workers run, each with the variable that says so."""
+        return {
+            service: f"{noun.upper()}_URL"
+            for noun, services in REMOTE_NOUNS.items() if getattr(self, f"{noun}_url")
+            for service in services
+        }  # fmt: skip
 
     @property
     def models_dir(self) -> Path:
@@ -217,12 +237,7 @@ UNUSED = frozenset(
         "UPSTREAMS_FILE",
         "CONVERSATION_RETENTION_DAYS",
         "WEBHOOK_SECRET",
-        "TEXT_URL",
-        "FACES_URL",
-        "IMAGES_URL",
-        "VECTORS_URL",
         "EQUATIONS_URL",
-        "SERVICE_KEY",
     }
 )
 """Names of the platform's wire that this version has no use for: setting one is pointed out, not silently accepted."""

@@ -93,9 +93,9 @@ class OneModel:
     def __init__(self, spec: TextSpec) -> None:
         prepared = PreparedText(np.array([1, 2], dtype=np.int64), 2, False)
         model = SimpleNamespace(spec=spec, prepare=lambda text, **options: prepared)
-        self._served = SimpleNamespace(name="m", model=model, runner=self)
+        self._served = SimpleNamespace(name="m", version="1", is_simulated=False, model=model, runner=self)
 
-    def text(self, name: str | None) -> Any:
+    def text(self, name: str | None, subject: str) -> Any:
         return self._served
 
     async def submit(self, items: Sequence[Any], **where: Any) -> list[Any]:
@@ -105,7 +105,10 @@ class OneModel:
 async def is_cached(cache: VectorCache, organisation: str, *, spec: TextSpec = SPEC, shared: bool = False) -> bool:
     """Embed one text for an organisation, in a worker of its own, and say whether it was in the cache."""
     registry: Any = OneModel(spec)
-    ticket: Any = SimpleNamespace(tenant=organisation, deadline=0.0, meter=Meter())
+    ticket: Any = SimpleNamespace(
+        caller=SimpleNamespace(subject=organisation), tenant=organisation, cached_for=organisation, deadline=0.0,
+        meter=Meter(),
+    )  # fmt: skip
     service = TextService(registry, cache, share_cache=shared)
     return (await service.embed(ticket, EmbedRequest(texts=["hello"]))).items[0].cached
 

@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 
 def ticket(tenant: str = "ann", seconds: float = math.inf) -> Any:
-    return SimpleNamespace(tenant=tenant, deadline=time.monotonic() + seconds, meter=Meter())
+    return SimpleNamespace(tenant=tenant, cached_for=tenant, deadline=time.monotonic() + seconds, meter=Meter())
 
 
 def results(cache: MemoryCache[bytes] | None = None, **options: Any) -> Results:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from phalanx.edges.grpc.emptiness import empty_lists
 from phalanx.edges.grpc.exchange import Exchange
 from phalanx.edges.grpc.schema import Method, Schema
 from phalanx.edges.grpc.status import error_metadata, status_code
@@ -153,6 +154,8 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
         response = await call(self._entrance, exchange.operation, inbound, read)
         answer = method.write(response)
         exchange.bytes_out = len(answer)
+        if inbound.on_behalf_of:
+            exchange.empty = empty_lists(response)
         return answer
 
     async def _stream(self, exchange: Exchange, method: Method, limit: int) -> None:

@@ -16,13 +16,19 @@ from phalanx.operations import Operation
 from phalanx.services.ticket import Call
 
 MAX_IDEMPOTENCY_KEY_CHARS = 255
+ON_BEHALF_OF = "x-on-behalf-of"
+"""Of a worker that has its calls run by this one: for which organisation of its own. Percent-encoded; for the log, and so
+that its callers do not share what is cached."""
+MAX_BEHALF_CHARS = 512
+EMPTY = "x-empty"
+"""To such a worker: the paths of lists in the answer that are there, though empty."""
 
 
 class Exchange:
     """A call under way: `context` is grpc.aio's, `call` what the gate sees of it once `open_call` was."""
 
     __slots__ = (
-        "address", "bytes_in", "bytes_out", "call", "context", "id_name", "operation", "received_at", "request_id",
+        "address", "bytes_in", "bytes_out", "call", "context", "empty", "id_name", "operation", "received_at", "request_id",
         "sent", "status", "tag",
     )  # fmt: skip
 
@@ -48,6 +54,7 @@ class Exchange:
         self.status = "CANCELLED"
         self.tag = "ok"
         self.bytes_in = self.bytes_out = 0
+        self.empty: list[str] = []
 
     def open_call(self) -> Call:
         """Return the call as the gate is to see it. Raises `Unauthenticated`, `InvalidRequest` and `DeadlineExceeded`."""
@@ -59,6 +66,10 @@ class Exchange:
             if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS or not key.isascii():
                 raise InvalidRequest(f"idempotency-key must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} ASCII characters")
             call.idempotency_key = key.decode()
+        behalf = self.sent.get(ON_BEHALF_OF.encode(), b"")
+        if len(behalf) > MAX_BEHALF_CHARS or not behalf.isascii():
+            raise InvalidRequest(f"{ON_BEHALF_OF} must have up to {MAX_BEHALF_CHARS} ASCII characters")
+        call.on_behalf_of = unquote(behalf.decode())
         left = self.context.time_remaining()
         if left is not None:
             if left <= 0:
@@ -69,7 +80,10 @@ class Exchange:
 
     def metadata(self) -> Metadata:
         """Return the trailing metadata as of now."""
-        return tuple(call_metadata(self.call, self.id_name, self.request_id, self.received_at))
+        found = call_metadata(self.call, self.id_name, self.request_id, self.received_at)
+        if self.empty:
+            found.append((EMPTY, ",".join(self.empty)))
+        return tuple(found)
 
     def log_line(self) -> dict[str, Any]:
         """Return the fields of the canonical line, under the names that they have for HTTP."""
@@ -89,6 +103,8 @@ class Exchange:
         call = self.call
         if call is not None and call.caller is not None:
             line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
+            if call.on_behalf_of:
+                line["on_behalf_of"] = call.on_behalf_of
         meter = call.meter if call is not None else None
         if meter is not None:
             line |= {

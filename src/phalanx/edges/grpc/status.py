@@ -36,8 +36,12 @@ def _code(name: str) -> grpc.StatusCode:
 
 def error_metadata(error: PhalanxError, request_id: str) -> Metadata:
     """Return `grpc-status-details-bin` with `ErrorInfo` (its reason is our code), and what else helps, and `retry-after`."""
+    about = {"request_id": request_id}
+    if "schema" in error.data:
+        # The message's form is at fault, not what it says: a caller that is a worker is of another version.
+        about["schema"] = error.data["schema"]
     details: list[Message] = [
-        ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"request_id": request_id}),
+        ErrorInfo(reason=error.code, domain=DOMAIN, metadata=about),
         RequestInfo(request_id=request_id),
     ]
     if error.param is not None:
@@ -67,7 +71,8 @@ def call_metadata(
         found: list[tuple[str, str | bytes]] = [(id_name, request_id), ("server-timing", f"total;dur={total:.3f}")]
     else:
         timing = f"queue;dur={meter.queue_s * 1e3:.3f}, engine;dur={meter.engine_s * 1e3:.3f}, total;dur={total:.3f}"
-        found = [(id_name, request_id), ("server-timing", timing)]
+        used = f"units={meter.units}, tokens={meter.tokens}, cached={meter.cached}, items={meter.items}"
+        found = [(id_name, request_id), ("server-timing", timing), ("x-usage", used)]
         if meter.model:
             found += (("x-model", meter.model), ("x-model-version", meter.model_version))
             found += (("x-simulated", "true"),) if meter.simulated else ()

@@ -1,0 +1,75 @@
+"""Workers as processes, of which one has no model and two work for it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from servers.worker import START_S, WorkerProcess
+
+CALLERS, CALLS = 6, 60
+
+
+def test_of_two_workers_behind_one_may_be_killed(models_dir: Path, tmp_path: Path) -> None:
+    """Calls go to both; one is killed in the middle of the load; no call fails, none is billed twice, and health says it."""
+    started = []
+    try:
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        # Two processes over one folder know the same key.
+        for port in ("0", "0"):
+            worker = WorkerProcess(shared, models_dir, {"GRPC_PORT": port, "SERVICES": "text"})
+            started.append(worker)
+            worker.wait_ready()
+        service_key = started[0].key(email="gateway@example.org")
+        urls = [f"grpc://127.0.0.1:{one.wait_for_line('listening')['grpc_port']}" for one in started]
+        folder = tmp_path / "gateway"
+        folder.mkdir()
+        (folder / "none").mkdir()
+        environ = {"TEXT_URL": ",".join(urls), "SERVICE_KEY": service_key, "SERVICES": "text"}
+        gateway = WorkerProcess(folder, folder / "none", environ)
+        started.append(gateway)
+        gateway.wait_ready()
+        key = gateway.key(scopes=("text", "usage"))
+        expected = json.loads(started[0].post("/v1/text/embed", {"texts": ["Hello world"]}, service_key)[1])
+        found = json.loads(gateway.post("/v1/text/embed", {"texts": ["Hello world"]}, key)[1])
+        assert found["embeddings"] == expected["embeddings"]
+        statuses: Counter[int] = Counter()
+        under_load, lock = threading.Event(), threading.Lock()
+
+        def caller(number: int) -> None:
+            for turn in range(CALLS):
+                status: Any = gateway.post("/v1/text/embed", {"texts": [f"caller {number} turn {turn}"]}, key)[0]
+                with lock:
+                    statuses[status] += 1
+                    if statuses.total() == CALLERS * CALLS // 4:
+                        under_load.set()
+
+        threads = [threading.Thread(target=caller, args=(number,)) for number in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        assert under_load.wait(START_S)
+        answered = [len([line for line in one.lines() if line.get("dialect") == "grpc"]) for one in started[:2]]
+        started[1].kill()
+        for thread in threads:
+            thread.join(START_S)
+        assert statuses == {200: CALLERS * CALLS}
+        assert min(answered) > 0
+        report = json.loads(gateway.get("/v1/usage?by=operation", key)[1])
+        counted = {row["group"]: row["requests"] for row in report["rows"]}
+        assert counted["text.embed"] == CALLERS * CALLS + 1
+        started[0].kill()
+        deadline = time.monotonic() + START_S
+        while (answer := gateway.post("/v1/text/embed", {"texts": ["nobody is there"]}, key))[0] != 503:
+            assert time.monotonic() < deadline
+        assert b"TEXT_URL" in answer[1]
+        health = json.loads(gateway.get("/health")[1])
+        assert health["dependencies"]["upstream_text"]["healthy"] is False
+        assert gateway.get("/readyz")[0] == 200
+    finally:
+        for one in started:
+            one.kill()
