@@ -18,6 +18,7 @@ import pytest
 from servers import PostgresServer, RedisServer
 from servers.worker import PHALANX, START_S, WorkerProcess
 
+TEXT = "all-MiniLM-L6-v2"
 EMBED = "/v1/text/embed"
 ANSWERED = 'phalanx_requests_total{code="ok",dialect="canonical",operation="text.embed"}'
 REDIS_NUMBER = 9
@@ -118,7 +119,7 @@ def test_workers_share_port_metrics_and_processors(supervised: Supervised) -> No
     requests = [line for line in supervised.lines() if line.get("event") == "request" and line.get("route") == EMBED]
     assert len(requests) == 20
     assert {line["worker"] for line in requests} <= {"1/2", "2/2"}
-    loaded = [line for line in supervised.lines() if line.get("event") == "model ready" and "threads" in line]
+    loaded = [line for line in supervised.lines() if line.get("event") == "model ready" and line["model"] == TEXT]
     assert {line["worker"] for line in loaded} == {"1/2", "2/2"}
     assert sum(line["threads"] for line in loaded) <= max(2, len(os.sched_getaffinity(0)))
 

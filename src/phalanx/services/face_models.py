@@ -31,6 +31,11 @@ class ServedDetector:
     created: int = 0
     is_simulated: bool = False
 
+    @property
+    def threads(self) -> int:
+        """How many threads one batch is computed on."""
+        return self.detector.backend.threads
+
     def describe(self) -> Model:
         """Return its facts."""
         backend = self.detector.backend
@@ -76,6 +81,11 @@ class ServedEmbedder:
     def version(self) -> str:
         """The version's name."""
         return self.embedder.spec.version
+
+    @property
+    def threads(self) -> int:
+        """How many threads one batch is computed on."""
+        return self.embedder.backend.threads
 
     def describe(self) -> Model:
         """Return its facts."""

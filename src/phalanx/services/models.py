@@ -45,6 +45,11 @@ class ServedText:
         """The version's name."""
         return self.model.spec.version
 
+    @property
+    def threads(self) -> int:
+        """How many threads one batch is computed on."""
+        return self.model.backend.threads
+
     def describe(self) -> Model:
         """Return its facts."""
         spec, backend = self.model.spec, self.model.backend

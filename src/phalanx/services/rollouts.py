@@ -224,8 +224,9 @@ class Rollouts:
         waiting = self._metrics.gauge("phalanx_queue_tokens", served.name, served.version)
         waiting.set_function(lambda: float(one.stats().waiting_tokens) if (one := runner()) else 0.0)
         self._log.info(
-            "model ready", model=served.name, version=served.version, device=facts.device, precision=facts.precision
-        )
+            "model ready", model=served.name, version=served.version, device=facts.device, precision=facts.precision,
+            threads=served.threads,
+        )  # fmt: skip
 
     def _retire(self, served: ServedModel) -> None:
         """Stop and free a version once no call holds it."""

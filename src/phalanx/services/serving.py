@@ -40,6 +40,11 @@ class ServedModel(Protocol):
         """What feeds it."""
         ...
 
+    @property
+    def threads(self) -> int:
+        """How many threads one batch is computed on; 0 where that is not on this machine's processors."""
+        ...
+
     def describe(self) -> Model:
         """Return its facts as `/v1/models` shows them."""
         ...
