@@ -34,6 +34,7 @@ SCRIPTS = (
     "limits",
     "latency",
     "grpc",
+    "queue",
     "concurrency",
     "flood",
     "throughput",

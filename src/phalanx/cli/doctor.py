@@ -113,7 +113,11 @@ def _qdrant(settings: Settings) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    named = {"REDIS_URL": settings.redis_url, "REDIS_CACHE_URL": settings.redis_cache_url}
+    named = {
+        "REDIS_URL": settings.redis_url,
+        "REDIS_CACHE_URL": settings.redis_cache_url,
+        "QUEUE_REDIS_URL": settings.queue_redis_url,
+    }
     for name, url in named.items():
         if url is None:
             continue
@@ -122,7 +126,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         except PhalanxError as error:
             yield Finding(False, "redis", f"{name}: {error.detail}", "is it running, and may this machine reach it?")
             continue
-        if warning and name == "REDIS_URL":
+        if warning and name != "REDIS_CACHE_URL":
             yield Finding(
                 False, "redis", warning, "CONFIG SET maxmemory-policy noeviction, and in its configuration file"
             )

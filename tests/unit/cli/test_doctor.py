@@ -62,6 +62,13 @@ def test_a_redis_that_may_forget_is_refused_for_counters(environ: pytest.MonkeyP
     assert [finding.well for finding in found("redis")] == [True]
 
 
+def test_a_redis_that_may_forget_is_refused_for_queues(environ: pytest.MonkeyPatch, forgetful: RedisServer) -> None:
+    environ.setenv("QUEUE_REDIS_URL", forgetful.url)
+    (only,) = found("redis")
+    assert only.well is False
+    assert only.found.startswith("QUEUE_REDIS_URL: its maxmemory-policy is")
+
+
 def test_a_good_redis_and_one_out_of_reach(environ: pytest.MonkeyPatch, redis_server: RedisServer) -> None:
     """The one answers; the other is a failure that says its setting."""
     environ.setenv("REDIS_URL", redis_server.url)

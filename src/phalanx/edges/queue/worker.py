@@ -129,7 +129,12 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         return job
 
     async def processJob(self, job: Any, token: str) -> None:  # noqa: N802 - BullMQ's name
-        """Run a job and tell what became of it."""
+        """Run a job and tell what became of it, and then those that are handed out in return."""
+        while job is not None:
+            job = await self._process(job, token)
+
+    async def _process(self, job: Any, token: str) -> Any:
+        """Run a job and tell what became of it; returns the next, if telling has brought one."""
         for option in ("removeOnComplete", "removeOnFail"):
             if option not in job.opts and option in self.opts:
                 job.opts[option] = self.opts[option]
@@ -139,11 +144,10 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         try:
             if not is_first:
                 # Its lock was lost while it ran here, and runs still.
-                await self._tell(job, token, None, MINE_S)
-                return
+                return await self._tell(job, token, None, MINE_S)
             running = self._mine[job.id] = asyncio.create_task(self._outcome(job))
             await asyncio.wait({running})
-            await self._tell(job, token, self._result(running))
+            return await self._tell(job, token, self._result(running))
         finally:
             if is_first:
                 self._mine.pop(job.id, None)
@@ -202,25 +206,36 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         await self._patiently(lambda: self.client.hsetnx(key, BILLED_AT, now))
         return int(await self._patiently(lambda: self.client.hget(key, BILLED_AT)))
 
-    async def _tell(self, job: Any, token: str, outcome: Outcome | None, after_s: float = 0.0) -> None:
-        """Move a job to where its outcome puts it; None gives it back. Until Redis has heard, or the job is not ours."""
+    async def _tell(self, job: Any, token: str, outcome: Outcome | None, after_s: float = 0.0) -> Any:
+        """Move a job to where its outcome puts it; None gives it back. Until Redis has heard, or the job is not ours.
+
+        Returns the next job, where the same step has fetched one: half of the round trips.
+        """
+        brought: Any = None
         try:
-            what = await self._patiently(lambda: self._move(job, token, outcome, after_s))
+            what, brought = await self._patiently(lambda: self._move(job, token, outcome, after_s))
         except Exception as error:
             # Another worker has it, or it was removed: by the job's id neither its effects nor its usage count twice.
             what = "lost"
             self._log.warning("a job's end was not told", queue=self._place, job=job.id, error=str(error))
         self._told[what].inc()
+        if not brought:
+            return None
+        raw, job_id, limit_until, delay_until = brought
+        following = await self.nextJobFromJobData(raw, job_id, limit_until or 0, delay_until or 0, token)
+        if following is not None and (self.paused or self.closing):
+            return await self._tell(following, token, None)
+        return following
 
-    async def _move(self, job: Any, token: str, outcome: Outcome | None, after_s: float) -> str:
+    async def _move(self, job: Any, token: str, outcome: Outcome | None, after_s: float) -> tuple[str, Any]:
         now = round(time.time() * 1000)
         if isinstance(outcome, Done):
             keep = job.opts.get("removeOnComplete", False)
-            keys, args = self.backend.scripts.moveToCompletedArgs(job, None, keep, token, False)
+            more = not self.paused and not self.closing
+            keys, args = self.backend.scripts.moveToCompletedArgs(job, None, keep, token, more)
             # In place of None's JSON; the result is JSON already.
             args[3] = outcome.result.decode()
-            await self.backend.scripts.moveToFinished(job.id, keys, args)
-            return "completed"
+            return "completed", await self.backend.scripts.moveToFinished(job.id, keys, args)
         fields: dict[str, Any] = {ALONE: 0} if job.phalanx_raw.get(ALONE) or job.stalledCounter else {}
         if outcome is None or outcome.is_limit:
             after_s = max(after_s, outcome.after_s if outcome else 0.0)
@@ -229,16 +244,16 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
                 fields[BILLED_AT] = now + round(after_s * 1000)
             rest = {"skipAttempt": True, "fieldsToUpdate": fields}
             await self.backend.moveToDelayed(job.id, now, round(after_s * 1000), token, rest)
-            return "delayed"
+            return "delayed", None
         tries = int(job.opts.get("attempts") or 0) or self._attempts
         fields["failedReason"] = outcome.reason
         if outcome.again and job.attemptsMade + 1 < tries:
             delay_s = max(backoff_s(job.attemptsMade, job.opts.get("backoff")), outcome.after_s)
             await self.backend.moveToDelayed(job.id, now, round(delay_s * 1000), token, {"fieldsToUpdate": fields})
-            return "retried"
+            return "retried", None
         keep = job.opts.get("removeOnFail", False)
         await self.backend.moveToFailed(job, outcome.reason, keep, token, False, fields)
-        return "failed"
+        return "failed", None
 
     async def _patiently(self, work: Any) -> Any:
         """Do something in Redis; while it cannot be reached, again."""

@@ -90,6 +90,6 @@ async def eviction_warning(redis: Redis, name: str = "REDIS_URL") -> str | None:
     if policy == SAFE_POLICY:
         return None
     return (
-        f"{name}: its maxmemory-policy is {policy!r}, so counters and permits may be dropped when its memory is full; "
+        f"{name}: its maxmemory-policy is {policy!r}, so counters, permits and jobs may be dropped when its memory is full; "
         f"set it to {SAFE_POLICY}, and give the cache a Redis of its own (REDIS_CACHE_URL)"
     )
