@@ -54,7 +54,8 @@ def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str
         parts.append(_fields("Parameters", {p["name"]: p["schema"] for p in entry["parameters"]}, document))
     if "schema" in content:
         parts.append(_fields("Request", _properties(content["schema"], document), document))
-    answer: dict[str, Any] = next(iter(entry["responses"]["200"]["content"].values()), {})
+    done = next(response for status, response in entry["responses"].items() if status.startswith("2"))
+    answer: dict[str, Any] = next(iter(done["content"].values()), {})
     parts.append(_fields("Answer", _properties(answer.get("schema", {}), document), document))
     return "".join(parts) + "</details>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from html import escape
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from phalanx.edges.http.app import DIALECTS
 from phalanx.edges.http.openapi import Document, openapi
+from phalanx.edges.http.reference import reference_page
 from phalanx.operations import Body, Operation, table
 
 ROWS = table()
@@ -68,3 +70,10 @@ def test_what_goes_with_two_matrices_is_in_the_query(document: Document) -> None
     (metric,) = [one for one in parameters if one["in"] == "query"]
     assert (metric["name"], "required" in metric) == ("metric", False)
     assert set(metric["schema"]["enum"]) == {"cosine", "dot", "euclidean"}
+
+
+def test_the_reference_page_shows_every_operation(document: Document) -> None:
+    """Also those that are answered by another status than 200."""
+    page = reference_page(document).decode()
+    for row in ROWS.values():
+        assert f'<span class="dim">{escape(row.summary)}</span>' in page
