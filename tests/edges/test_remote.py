@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -337,6 +338,54 @@ def test_a_circle_of_workers_is_cut(pair: Pair, start_worker: Callable[..., Any]
         assert "TEXT_URL" in answer.json["detail"]
     finally:
         front.close()
+
+
+def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(
+    pair: Pair, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Calls are answered by the other one, and soon: after three attempts the silent one is left alone."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    try:
+        url = f"grpc://127.0.0.1:{silent.getsockname()[1]},{pair.url}"
+        gateway = gateway_to(start_worker, tmp_path, url, pair.behind.key(email="gateway@example.org"))
+        answers = [gateway.post("/v1/text/embed", {"texts": ["a"]}) for _ in range(8)]
+        assert [one.status for one in answers] == [200] * 8
+        addresses = gateway.app.operations["text.embed"].run.__self__._workers._addresses
+        assert [address.breaker.is_open for address in addresses] == [True, False]
+    finally:
+        silent.close()
+
+
+def test_a_stream_whose_worker_goes_says_so(pair: Pair, start_worker: Callable[..., Any], tmp_path: Path) -> None:
+    """What was answered is there and billed; then the error. It is not sent again: answers would come twice."""
+    going = RpcClient(pair.behind)
+    key = pair.behind.key(email="gateway@example.org")
+    gateway = gateway_to(start_worker, tmp_path, f"grpc://127.0.0.1:{going.server.port}", key)
+    real, written, ending = going.edge._write, [], []
+
+    async def write(context: Any, data: bytes) -> None:
+        written.append(data)
+        if len(written) == 5:
+            ending.append(asyncio.create_task(going.server.drain(at_once=True)))
+        await real(context, data)
+        await asyncio.sleep(0.02)
+
+    going.edge._write = write  # type: ignore[method-assign]
+    lines = b"".join(json.dumps({"texts": [f"text {n}"]}).encode() + b"\n" for n in range(200))
+    headers = {"content-type": "application/x-ndjson"}
+    own = gateway.key(email="streamer@example.org")
+    answer = gateway.request("POST", "/v1/text/embed-stream", body=lines, headers=headers, key=own)
+
+    async def close() -> None:
+        await asyncio.gather(*ending)
+        await going.channel.close()
+
+    gateway.run(close())
+    *given, last = [json.loads(line) for line in answer.body.splitlines()]
+    assert len(given) >= 4
+    assert "unavailable" in json.dumps(last)
+    totals = gateway.totals("streamer@example.org")
+    assert (totals.requests, totals.tokens) == (1, sum(one["usage"]["tokens"] for one in given))
 
 
 def test_mutual_tls_between_workers(worker: Any, start_worker: Callable[..., Any], tmp_path: Path) -> None:

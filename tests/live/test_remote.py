@@ -38,6 +38,8 @@ def test_of_two_workers_behind_one_may_be_killed(models_dir: Path, tmp_path: Pat
         expected = json.loads(started[0].post("/v1/text/embed", {"texts": ["Hello world"]}, service_key)[1])
         found = json.loads(gateway.post("/v1/text/embed", {"texts": ["Hello world"]}, key)[1])
         assert found["embeddings"] == expected["embeddings"]
+        called = json.loads(gateway.run("call", "text.embed", '{"texts": ["Hello world"]}'))
+        assert called["embeddings"] == expected["embeddings"]
         statuses: Counter[int] = Counter()
         under_load, lock = threading.Event(), threading.Lock()
 

@@ -47,7 +47,7 @@ def call_operation(
         return
     if name not in rows:
         raise NotFound(f"there is no operation {name!r}; `phalanx call` lists all")
-    with_app(lambda app: _run(app, rows[name], request))
+    with_app(lambda app: _run(app, app.operations[name], request))
 
 
 async def _run(app: App, operation: Operation, source: str) -> None:

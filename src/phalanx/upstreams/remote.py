@@ -26,6 +26,7 @@ from phalanx.upstreams.remote_answers import Failure, Used, failure_of, metadata
 
 CONNECT_S = 1.0
 """For a connection, before another address is tried."""
+ATTEMPT_S = 5.0
 PING_S = 1.5
 KEEPALIVE_S, KEEPALIVE_ANSWER_S = 15.0, 5.0
 """After so much silence an address is asked whether it is there; no worker of ours minds one ping in 10 s."""
@@ -73,7 +74,8 @@ class _Address:
             ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1e3)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE_ANSWER_S * 1e3)),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # How long one attempt may take; who waits for it gives up sooner.
+            ("grpc.min_reconnect_backoff_ms", int(ATTEMPT_S * 1e3)),
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
             ("grpc.max_send_message_length", -1),
