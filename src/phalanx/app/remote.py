@@ -34,7 +34,7 @@ class RemoteRows:
             if row.service in settings.remote and row.grpc is not None
         }  # fmt: skip
         try:
-            self._methods = Schema(rows).methods
+            self._methods = Schema({name: rows[name] for name in self._elsewhere}).methods
         except (SchemaNotBuilt, SchemaMismatch) as error:
             raise SettingsError([f"{', '.join(sorted(set(settings.remote.values())))}: {error}."]) from error
 
