@@ -25,7 +25,7 @@ async def workers(request: pytest.FixtureRequest) -> AsyncIterator[Workers]:
         yield MemoryWorkers(SystemClock(), alive_s=ALIVE_S)
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    async with open_redis(server.url) as redis:
+    async with open_redis(server.url, reply_timeout_s=2.0) as redis:
         await redis.flushdb()
         yield RedisWorkers(redis, alive_s=ALIVE_S)
 
