@@ -15,10 +15,11 @@ import pytest
 from edges.conftest import Worker
 from phalanx.app.queue import queue_edge
 from phalanx.cli.worker import call_here
-from phalanx.contract.keys import ListKeysRequest, RevokeKeyRequest
+from phalanx.contract.keys import RevokeKeyRequest
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
 from phalanx.operations import table
 from phalanx.services.job_tokens import JobTokens
+from phalanx.services.keys import key_digest
 from phalanx.services.signing import signing_keys
 from phalanx.services.ticket import Caller, Task
 from phalanx.settings.queues import JobMapping
@@ -38,11 +39,10 @@ class Queue:
         settings = dataclasses.replace(worker.app.settings, queue_job_map=mappings or {})
         self.edge: QueueEdge = queue_edge(dataclasses.replace(worker.app, settings=settings))
 
-    def key_id(self, email: str) -> str:
-        """The id of the one key of an organisation that the worker made for it."""
-        self.worker.key(email=email)
-        listed = self.worker.run(call_here(self.worker.app, self.worker.app.operations["keys.list"], ListKeysRequest()))
-        return next(str(one.id) for one in listed.keys if one.organisation == email)
+    def key_id(self, email: str, tier: str = "scale") -> str:
+        """The id of the key of an organisation that the worker made for it."""
+        record = self.worker.run(self.worker.app.stores.keys.find(key_digest(self.worker.key(tier, email=email))))
+        return str(record.id)
 
     def token(self, email: str, job_id: str, operation: str, **changes: Any) -> str:
         """The token that the API would put into a job."""
@@ -189,8 +189,7 @@ def test_what_cannot_be_a_job_fails_for_good(queue: Queue, name: str, data: Any,
 def test_a_limit_delays_a_job(start_worker: Callable[..., Worker]) -> None:
     worker = start_worker(RATE_LIMIT_REQUESTS_PER_MINUTE="6", RATE_LIMIT_BURST="1")
     queue = Queue(worker)
-    worker.key(tier="free", email="slow@example.org")
-    key_id = queue.key_id("slow@example.org")
+    key_id = queue.key_id("slow@example.org", "free")
     outcomes = [queue.send("text.embed", {"texts": ["x"]}, key_id=key_id)[0] for _ in range(12)]
     late = [one for one in outcomes if isinstance(one, Failed)]
     assert late
