@@ -42,6 +42,7 @@ class Queue:
     def key_id(self, email: str, tier: str = "scale") -> str:
         """The id of the key of an organisation that the worker made for it."""
         record = self.worker.run(self.worker.app.stores.keys.find(key_digest(self.worker.key(tier, email=email))))
+        assert record is not None
         return str(record.id)
 
     def token(self, email: str, job_id: str, operation: str, **changes: Any) -> str:

@@ -57,7 +57,8 @@ def test_a_revision_that_there_is_not_is_one_line(run: Run, url: str) -> None:
     run(url, "migrate")
     status, printed = run(url, "downgrade", "0009", "--yes")
     assert status == 1
-    assert printed.splitlines() == ["there is no revision '0009'; there are base, 0001, 0002, 0003"]
+    (line,) = printed.splitlines()
+    assert line.startswith("there is no revision '0009'; there are base, 0001, 0002")
 
 
 @pytest.mark.parametrize(
