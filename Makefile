@@ -8,6 +8,8 @@ MODEL_FOLDERS := $(addprefix .build/models/,$(MODEL) $(FACE_MODELS))
 PROTOS := $(wildcard proto/phalanx/v1/*.proto)
 SCHEMA := src/phalanx/edges/grpc/schema.binpb
 T ?=
+# Each has servers of its own; a file's tests stay in one process.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run servers test check bench soak fuzz chaos docs init-db model lock fmt clean
@@ -20,7 +22,7 @@ run: .venv/runtime $(SCHEMA) ## Install, pull the models, make the database and 
 	@exec $(BIN)/phalanx serve
 
 test: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Run all tests; T=path runs some
-	$(BIN)/pytest $(T)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(T)
 
 check: .venv/dev ## Lint, types, import contracts, generated documents
 	$(BIN)/ruff check .

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -42,6 +45,7 @@ def run_alone(path: Path, work: Callable[[Connection], T]) -> T:
     engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)), poolclass=NullPool)
     tune(engine, path, BUSY_TIMEOUT_S)
     begin_immediate(engine)
+    _turn_to_write_ahead_log(engine)
     with engine.begin() as connection:
         return work(connection)
 
@@ -63,7 +67,9 @@ def sqlite_path(url: str) -> Path:
 def create_file(path: Path) -> None:
     """Make the file (mode 0600) and its folders (0700) unless they are there; SQLite follows suit."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # A file that is there is not opened: to close it would end all locks that this process has on it (fcntl(2)).
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def tune(engine: Engine, path: Path, busy_timeout_s: float) -> None:
@@ -84,6 +90,23 @@ def tune(engine: Engine, path: Path, busy_timeout_s: float) -> None:
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
+
+
+def _turn_to_write_ahead_log(engine: Engine) -> None:
+    """Open and close a connection, again while others do the same to a new file.
+
+    Of two that turn a file to the write-ahead log at once, SQLite refuses one without waiting as for other locks.
+    """
+    latest = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            engine.connect().close()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > latest:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def begin_immediate(engine: Engine) -> None:
