@@ -25,7 +25,7 @@ from edges.rpc import RpcClient
 from phalanx.app.grpc import grpc_server
 from phalanx.edges.grpc.exchange import address_of
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
-from phalanx.edges.http.listeners import CannotListen
+from phalanx.edges.listeners import CannotListen
 from phalanx.operations import table
 
 ROWS = table()

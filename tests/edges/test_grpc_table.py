@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from edges.rpc import RpcClient
-from phalanx.edges.http.codec import encode_json
+from phalanx.edges.json_body import encode_json
 from phalanx.operations import Kind, Operation, table
 
 ROWS = table()

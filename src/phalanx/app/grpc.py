@@ -7,7 +7,7 @@ from phalanx.edges.grpc.app import GrpcEdge
 from phalanx.edges.grpc.schema import Schema, SchemaNotBuilt
 from phalanx.edges.grpc.server import GrpcServer, GrpcTls
 from phalanx.edges.grpc.shapes import SchemaMismatch
-from phalanx.edges.http.listeners import CannotListen
+from phalanx.edges.listeners import CannotListen
 from phalanx.errors import PhalanxError
 from phalanx.telemetry import RequestLog
 

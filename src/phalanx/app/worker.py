@@ -16,13 +16,13 @@ from phalanx.app.services import open_services
 from phalanx.app.stores import Stores, Surroundings, open_stores
 from phalanx.contract.services import ALL_SERVICES
 from phalanx.edges.http.app import HttpEdge, spoken
-from phalanx.edges.http.codec import encode_json
 from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.openapi import openapi
 from phalanx.edges.http.proxies import TrustedProxies
 from phalanx.edges.http.reference import reference_page
 from phalanx.edges.http.security import HttpsOnly
 from phalanx.edges.http.system import Documents, SystemEndpoints
+from phalanx.edges.json_body import encode_json
 from phalanx.ids import Uuid7
 from phalanx.operations import Entrance, Operation, Services, table
 from phalanx.ports import Limiter, UsageLedger

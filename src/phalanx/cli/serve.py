@@ -24,10 +24,10 @@ from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
 from phalanx.edges.http.connections import ConnectionLimits
-from phalanx.edges.http.listeners import CannotListen
 from phalanx.edges.http.loop_lag import LoopLagProbe
-from phalanx.edges.http.metrics_server import metrics_server
 from phalanx.edges.http.server import Beside, HttpServer
+from phalanx.edges.listeners import CannotListen
+from phalanx.edges.metrics_server import metrics_server
 from phalanx.engines.threads import share_of_cpus
 from phalanx.errors import PhalanxError
 from phalanx.settings import Settings, SettingsError, load, log_format

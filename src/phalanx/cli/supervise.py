@@ -12,9 +12,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 import phalanx
-from phalanx.edges.http.listeners import bind
-from phalanx.edges.http.metrics_server import metrics_server
 from phalanx.edges.http.server import TlsFiles, tls_context
+from phalanx.edges.listeners import bind
+from phalanx.edges.metrics_server import metrics_server
 from phalanx.settings import Settings
 from phalanx.stores.sql.database import migrate
 from phalanx.supervisor.supervisor import Patience, Supervisor

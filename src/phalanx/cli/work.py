@@ -15,7 +15,7 @@ import phalanx
 from phalanx.app import build, queue_workers
 from phalanx.cli.serve import load_and_watch, request_log
 from phalanx.cli.worker import read_settings
-from phalanx.edges.http.metrics_server import metrics_server
+from phalanx.edges.metrics_server import metrics_server
 from phalanx.edges.queue.worker import QueueWorker
 from phalanx.settings import Settings, log_format
 from phalanx.telemetry import Log, configure_logs

@@ -7,10 +7,10 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from phalanx.edges.credentials import credential_of
+from phalanx.edges.fields import fold
 from phalanx.edges.grpc.status import Metadata, call_metadata
-from phalanx.edges.http.auth import credential_of
-from phalanx.edges.http.fields import fold
-from phalanx.edges.http.request_id import request_id
+from phalanx.edges.request_id import request_id
 from phalanx.errors import DeadlineExceeded, InvalidRequest
 from phalanx.operations import Operation
 from phalanx.services.ticket import Call

@@ -20,7 +20,7 @@ from phalanx.edges.grpc.derive import derive_file
 from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.edges.grpc.specials import packed_as_bytes
 from phalanx.edges.grpc.translation import Translator
-from phalanx.edges.http.codec import invalid
+from phalanx.edges.json_body import invalid
 from phalanx.errors import InvalidRequest
 from phalanx.operations import Kind, Operation
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from phalanx.edges.grpc.app import GrpcEdge
-from phalanx.edges.http.listeners import CannotListen
+from phalanx.edges.listeners import CannotListen
 from phalanx.telemetry import Log
 
 MAX_METADATA_BYTES = 16 * 1024

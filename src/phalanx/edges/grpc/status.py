@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from phalanx.edges.http.limit_headers import limit_headers
+from phalanx.edges.limit_headers import limit_headers
 from phalanx.errors import PhalanxError
 from phalanx.services.ticket import Call
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from phalanx.edges.fields import fold
 from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.dialects import Dialect
 from phalanx.edges.http.dialects.aurum import AURUM
@@ -15,7 +16,6 @@ from phalanx.edges.http.dialects.smally import SMALLY
 from phalanx.edges.http.dialects.tei import TEI
 from phalanx.edges.http.endpoints import DialectEndpoint, OperationEndpoint
 from phalanx.edges.http.exchange import ClientLeft, Exchange, Receive, Scope, Send
-from phalanx.edges.http.fields import fold
 from phalanx.edges.http.problems import problem_body
 from phalanx.edges.http.proxies import TrustedProxies
 from phalanx.edges.http.routes import Answer, Endpoint, Routes

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from phalanx.edges.http.connections import Connections, Phase
 from phalanx.edges.http.refusal import refusal
-from phalanx.edges.http.request_id import request_id
 from phalanx.edges.http.security import NO_STORE
+from phalanx.edges.request_id import request_id
 from phalanx.errors import PhalanxError
 
 LINGER_S = 5.0

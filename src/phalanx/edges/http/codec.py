@@ -1,11 +1,10 @@
-"""Bytes to requests and responses to bytes, for every kind of body that a row may have."""
+"""Bytes to requests and answers to bytes, for every kind of body that a row may have over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,9 +14,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phalanx.contract.images import MAX_IMAGES
-from phalanx.contract.vector import render_array
-from phalanx.edges.http.large_json import LARGE_BYTES, rows_decoder
-from phalanx.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from phalanx.edges.json_body import BodyDecoder, decode_json, invalid, too_large
+from phalanx.errors import InvalidRequest, UnsupportedMediaType
 from phalanx.operations import Body, Operation
 
 JSON = "application/json"
@@ -28,68 +26,11 @@ MAX_FORM_FIELDS = 64
 VECTORS_HEADER = struct.Struct("<III")
 
 
-encode_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=render_array).encode
-"""Encode a contract or dialect struct as UTF-8 JSON."""
-
-
-def decode_json(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
-    """Decode a body. Raises `InvalidRequest` that says where and what."""
-    if not data:
-        raise InvalidRequest("the body is empty; send a JSON object")
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise invalid(error) from None
-    except UnicodeDecodeError:
-        raise InvalidRequest("the body is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply") from None
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-
-
-class BodyDecoder:
-    """Decodes JSON bodies of one kind: on the event loop, but for large ones with rows of numbers."""
-
-    def __init__(self, request: type[msgspec.Struct]) -> None:
-        self._whole: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
-        self._rows = rows_decoder(request)
-
-    async def decode(self, data: bytes) -> Any:
-        """Decode a body. Raises `InvalidRequest` that says where and what."""
-        if self._rows is None or len(data) < LARGE_BYTES:
-            return decode_json(self._whole, data)
-        outer = decode_json(self._rows.outer, data)
-        try:
-            return await asyncio.to_thread(self._rows.finish, outer)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from None
-
-    def line(self, data: bytes) -> Any:
-        """Decode one message of a stream."""
-        return decode_json(self._whole, data)
-
-
-def invalid(error: msgspec.ValidationError) -> InvalidRequest:
-    """Word a validation error, naming the field at fault where msgspec tells it."""
-    text = str(error)
-    _, _, place = text.partition(" - at `")
-    field = place.rstrip("`").removeprefix("$").lstrip(".") or None
-    if "unknown field `" in text:
-        field = text.split("unknown field `", 1)[1].split("`", 1)[0]
-    return InvalidRequest(text, param=field)
-
-
 def check_length(headers: dict[bytes, bytes], limit: int) -> None:
     """Refuse a body by its announced length, before any of it is read."""
     announced = headers.get(b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
         raise too_large(int(announced), limit)
-
-
-def too_large(size: int, limit: int) -> TooLarge:
-    """Word a refusal by size."""
-    return TooLarge(f"the body has {size} bytes or more, {limit} are allowed")
 
 
 async def read_whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:

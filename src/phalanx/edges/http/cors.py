@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from phalanx.edges.http.fields import Field
+from phalanx.edges.fields import Field
 
 MAX_AGE_S = 7200
 """Seconds for which a browser keeps the answer to a preflight; Chromium keeps none for longer."""

@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from phalanx.edges.http.auth import credential_of
+from phalanx.edges.credentials import credential_of
 from phalanx.edges.http.codec import (
     NDJSON,
     OCTETS,
     SSE,
-    BodyDecoder,
     RequestCodec,
     check_length,
     decode_image,
     decode_vectors,
-    encode_json,
     encode_vectors,
     is_image,
     is_vectors,
@@ -28,6 +26,7 @@ from phalanx.edges.http.cors import VARY
 from phalanx.edges.http.dialects import DialectRoute
 from phalanx.edges.http.exchange import Exchange
 from phalanx.edges.http.problems import problem_of
+from phalanx.edges.json_body import BodyDecoder, encode_json
 from phalanx.errors import InvalidRequest, PhalanxError, UnsupportedMediaType
 from phalanx.operations import Body, Entrance, Kind, Operation, Stream, call
 from phalanx.services.ticket import Call

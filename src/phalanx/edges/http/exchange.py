@@ -6,12 +6,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from phalanx.edges.http.codec import JSON, encode_json, media_type
-from phalanx.edges.http.fields import Field
-from phalanx.edges.http.limit_headers import limit_headers
+from phalanx.edges.fields import Field
+from phalanx.edges.http.codec import JSON, media_type
 from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
-from phalanx.edges.http.request_id import request_id
 from phalanx.edges.http.security import NO_STORE
+from phalanx.edges.json_body import encode_json
+from phalanx.edges.limit_headers import limit_headers
+from phalanx.edges.request_id import request_id
 from phalanx.errors import PhalanxError
 from phalanx.services.ticket import Call
 

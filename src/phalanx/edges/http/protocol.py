@@ -29,10 +29,10 @@ from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from phalanx.edges.fields import Field
 from phalanx.edges.http.closing import ClosingProtocol
 from phalanx.edges.http.connections import Connections
 from phalanx.edges.http.eager import start_eagerly
-from phalanx.edges.http.fields import Field
 from phalanx.edges.http.pace import Pace
 from phalanx.edges.http.refusal import problem_bytes, problem_headers
 from phalanx.errors import (

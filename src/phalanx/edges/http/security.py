@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from phalanx.edges.http.fields import Field
+from phalanx.edges.fields import Field
 from phalanx.errors import TlsRequired
 
 SECURITY_HEADERS: tuple[Field, ...] = (

@@ -18,9 +18,9 @@ from uvicorn.config import Config
 
 from phalanx.edges.http.connections import ConnectionLimits, Connections
 from phalanx.edges.http.cors import Cors
-from phalanx.edges.http.listeners import BACKLOG, CannotListen, bind, make_room
 from phalanx.edges.http.protocol import Connection
 from phalanx.edges.http.security import SECURITY_HEADERS
+from phalanx.edges.listeners import BACKLOG, CannotListen, bind, make_room
 from phalanx.telemetry import Log
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]

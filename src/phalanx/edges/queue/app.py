@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from phalanx.edges.http.codec import BodyDecoder, decode_json, encode_json, too_large
+from phalanx.edges.json_body import BodyDecoder, decode_json, encode_json, too_large
 from phalanx.errors import Internal, NotFound, PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
 from phalanx.services.ticket import Call, Credential, Task

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from phalanx.edges.http.fields import fold
-from phalanx.edges.http.request_id import request_id
+from phalanx.edges.fields import fold
 from phalanx.edges.http.security import HttpsOnly
+from phalanx.edges.request_id import request_id
 from phalanx.errors import InvalidRequest, TlsRequired
 from phalanx.services.keys import new_key_text
 

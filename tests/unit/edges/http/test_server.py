@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from phalanx.edges.http import listeners
-from phalanx.edges.http.listeners import CannotListen, bind, make_room
+from phalanx.edges import listeners
 from phalanx.edges.http.loop_lag import LoopLagProbe
-from phalanx.edges.http.metrics_server import metrics_server
 from phalanx.edges.http.pace import Pace
 from phalanx.edges.http.server import HttpServer, TlsFiles, tls_context
+from phalanx.edges.listeners import CannotListen, bind, make_room
+from phalanx.edges.metrics_server import metrics_server
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 LONG = {"read_timeout_s": 5.0, "write_timeout_s": 5.0, "idle_timeout_s": 5.0}

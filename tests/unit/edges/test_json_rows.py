@@ -12,9 +12,9 @@ import pytest
 
 from phalanx.contract.text import EmbedRequest
 from phalanx.contract.vectors import VectorSimilarityRequest
-from phalanx.edges.http.codec import BodyDecoder
 from phalanx.edges.http.dialects.aurum import AurumSimilarityRequest
-from phalanx.edges.http.large_json import LARGE_BYTES, rows_decoder
+from phalanx.edges.json_body import BodyDecoder
+from phalanx.edges.json_rows import LARGE_BYTES, rows_decoder
 from phalanx.errors import InvalidRequest
 
 PADDING = b" " * LARGE_BYTES

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phalanx.edges.http.limit_headers import limit_headers
+from phalanx.edges.limit_headers import limit_headers
 from phalanx.ports import Allowance, Grant, QuotaDecision, RateDecision, RatePolicy
 
 RATE = RateDecision(True, 20, 19, 0.4, 0.0)

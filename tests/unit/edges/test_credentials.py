@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phalanx.edges.http.auth import MAX_USER_AGENT_CHARS, credential_of
+from phalanx.edges.credentials import MAX_USER_AGENT_CHARS, credential_of
 from phalanx.errors import Unauthenticated
 
 KEY = "fe_a-key"

@@ -6,7 +6,7 @@ import functools
 import math
 import time
 
-from phalanx.edges.http.fields import Field
+from phalanx.edges.fields import Field
 from phalanx.ports import Allowance, Grant
 from phalanx.services.periods import month_end, month_start
 
