@@ -29,6 +29,7 @@ def test_a_key_may_come_in_two_headers(worker: Any, headers: dict[str, str]) -> 
 @pytest.mark.parametrize(
     "wrong",
     ["fe_short", "", "x" * 9000, new_key_text("sk_"), new_key_text("fe_"), new_key_text("fe_")[:-1] + "!", "é"],
+    ids=["short", "empty", "long", "sk", "fe", "no checksum", "not ASCII"],
 )
 def test_another_key_is_refused(worker: Any, wrong: str) -> None:
     """Malformed, unknown, of another prefix, too long: 401 that shows none of it."""

@@ -20,6 +20,7 @@ from servers.worker import PHALANX, WorkerProcess
 
 T = TypeVar("T")
 PATIENCE_S = 120.0
+BULK = 500
 POISONED = [sys.executable, str(Path(__file__).parent / "poisoned_worker.py")]
 
 
@@ -57,6 +58,18 @@ class Producer:
         async def work(queue: Any) -> list[str]:
             jobs = await queue.addBulk([{"name": name, "data": data, "opts": options} for _ in range(count)])
             return [job.id for job in jobs]
+
+        return self.run(work)
+
+    def add_each(self, name: str, data: Sequence[Any], **options: Any) -> list[str]:
+        """Queue a job for each of `data`; returns the ids."""
+
+        async def work(queue: Any) -> list[str]:
+            ids: list[str] = []
+            for begin in range(0, len(data), BULK):
+                some = [{"name": name, "data": one, "opts": options} for one in data[begin : begin + BULK]]
+                ids += [job.id for job in await queue.addBulk(some)]
+            return ids
 
         return self.run(work)
 

@@ -92,6 +92,7 @@ def test_a_field_that_may_come_once_is_refused_twice(name: str) -> None:
         "eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
         "AAGa" + "b" * 40 + "-_-",
     ],
+    ids=["fe", "sk", "cut short", "access token", "refresh token"],
 )
 def test_a_credential_is_no_request_id(credential: str) -> None:
     """Ids are logged."""
