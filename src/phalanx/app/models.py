@@ -23,6 +23,8 @@ from phalanx.services.face_loading import (
     embedders_of,
     load_detector,
     load_embedder,
+    load_yunet,
+    yunets_of,
 )
 from phalanx.services.face_models import FaceModels
 from phalanx.services.loading import LoadedText, load_own, load_version, serve_text
@@ -63,6 +65,8 @@ def needed_rosters(
         (faces.detectors, FULL_RANGE, bool(detects) or "image-processing" in served, "face-detection"),
         (faces.embedders, DEFAULT_EMBEDDER, "face-embedding" in served, "face-embedding"),
     ]
+    # The default one, also where only a detector of the user's own is here.
+    faces.detectors.know(FULL_RANGE)
     # What is required is waited for from now on, also before loading begins.
     if is_alone and detects:
         faces.detectors.is_required = True
@@ -147,16 +151,19 @@ class WorkerModels:
 
     def _face_lines(self) -> list[Line]:
         try:
-            named = embedders_of(self.store)
+            named, yunets = embedders_of(self.store), yunets_of(self.store)
         except PhalanxError as error:
             # A manifest cannot be read: what else there is goes on.
             self.face_models.embedders.miss(DEFAULT_EMBEDDER, error.detail)
-            named = []
+            named, yunets = [], []
         embedders = [
             Line(name, self.face_models.embedders, partial(self._embedders, name), frozenset((name,))) for name in named
         ]
         names = frozenset((FULL_RANGE, SHORT_RANGE))
-        return [Line(FULL_RANGE, self.face_models.detectors, self._detectors, names), *embedders]
+        own = [
+            Line(name, self.face_models.detectors, partial(self._yunets, name), frozenset((name,))) for name in yunets
+        ]
+        return [Line(FULL_RANGE, self.face_models.detectors, self._detectors, names), *own, *embedders]
 
     def _text_line(self) -> Line:
         name = self.registry.default
@@ -201,6 +208,13 @@ class WorkerModels:
         return [
             Candidate(name, weight, partial(load_detector, full, short, self._choice(), note))
             for name, (full, short, weight) in detectors_of(self.store).items()
+        ]
+
+    def _yunets(self, name: str) -> Sequence[Candidate]:
+        note = partial(batch_metrics, self.metrics)
+        return [
+            Candidate(version.version, weight, partial(load_yunet, version, self._choice(), note))
+            for version, weight in self.store.active_versions(name)
         ]
 
     def _embedders(self, name: str) -> Sequence[Candidate]:

@@ -1,10 +1,10 @@
-"""`phalanx models add`: a network of face vectors of the user's own, such as ArcFace's, into the store."""
+"""`phalanx models add`: a network of the user's own into the store: of face vectors, as ArcFace's, or a YuNet that finds faces."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -15,7 +15,10 @@ from phalanx.errors import InvalidRequest, NotFound
 from phalanx.models.catalogue import Entry, FaceSettings, FileSource, Licence
 from phalanx.models.pins import pin_of
 
-EXAMPLE = "Example: phalanx models add my-arcface --file r50.onnx --licence Apache-2.0"
+EXAMPLE = (
+    "Examples: phalanx models add my-arcface --file r50.onnx --licence Apache-2.0 · "
+    "phalanx models add yunet --kind detector --file face_detection_yunet_2023mar.onnx --licence MIT"
+)
 
 FREE_LICENCES = frozenset(
     {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
@@ -27,6 +30,17 @@ MEANING = (
     "usual for ArcFace: InsightFace's buffalo_l takes one pair in a million of MR-ALL for one person at 0.408; "
     "measure it on your own photos"
 )
+
+
+DETECTOR_THRESHOLD = 0.5
+"""Score from which on something is a face, unless a call says otherwise; what `min_confidence` is by default."""
+
+
+class AddedKind(StrEnum):
+    """What a network is for."""
+
+    embedder = "embedder"
+    detector = "detector"
 
 
 class Range(StrEnum):
@@ -52,6 +66,9 @@ def add(
     acknowledge: Annotated[
         bool, typer.Option("--acknowledge-licence", help="You have read it, and your use is within its terms.")
     ] = False,
+    kind: Annotated[
+        AddedKind, typer.Option(help="embedder: a network of face vectors; detector: a YuNet, as OpenCV Zoo has it.")
+    ] = AddedKind.embedder,
     licence_url: Annotated[str, typer.Option(help="Where the licence can be read.")] = "",
     threshold: Annotated[float, typer.Option(help="Cosine from which on two faces are of one person.")] = COSINE,
     meaning: Annotated[str, typer.Option(help="What the threshold was measured on.")] = MEANING,
@@ -60,7 +77,12 @@ def add(
     ] = Range.auto,
     channels: Annotated[Channels, typer.Option(help="The order of the colours.")] = Channels.rgb,
 ) -> None:
-    """Add a network of face vectors of your own, with faces aligned as for ArcFace and compared by cosine."""
+    """Add a network of your own.
+
+    One of face vectors has faces aligned as for ArcFace and compared by cosine.
+    A detector is a YuNet; calls name it by `detector`, and the options from
+    --threshold on are not for it.
+    """
     if not file.is_file():
         raise NotFound(f"there is no file {file}")
     if licence not in FREE_LICENCES and not acknowledge:
@@ -68,19 +90,26 @@ def add(
             f"the licence {licence!r} may not allow your use; InsightFace's packs, for example, are for non-commercial "
             "research only. Read it, and say so with --acknowledge-licence"
         )
-    entry = _entry(name, file, threshold=threshold, meaning=meaning, input_range=input_range, channels=channels)
+    is_detector = kind is AddedKind.detector
+    entry = (
+        _detector(name, file)
+        if is_detector
+        else _entry(name, file, threshold=threshold, meaning=meaning, input_range=input_range, channels=channels)
+    )
     notice = "The user's own model." + (" The user acknowledged its licence." if acknowledge else "")
     entry = msgspec.structs.replace(entry, licence=Licence(spdx=licence, url=licence_url, notice=notice))
     with listening() as progress:
         version = open_store(context).add(entry, progress=progress)
-    face = version.face
-    assert face is not None, "the entry above has them"
     console = Console(highlight=False)
-    console.print(
-        f"{version.name}: {face.input_size} x {face.input_size} pixels, {version.dimensions} dimensions, fed "
-        f"{_fed(face)}, {face.channels}",
-        soft_wrap=True,
-    )
+    if (face := version.face) is not None:
+        console.print(
+            f"{version.name}: {face.input_size} x {face.input_size} pixels, {version.dimensions} dimensions, fed "
+            f"{_fed(face)}, {face.channels}",
+            soft_wrap=True,
+        )
+    elif (detection := version.detection) is not None:
+        side = detection.input_size
+        console.print(f"{version.name}: YuNet, {side} x {side} pixels; name it by detector in calls", soft_wrap=True)
     console.print(f"{version.name} {version.version} is ready", soft_wrap=True)
 
 
@@ -110,6 +139,27 @@ def _entry(name: str, file: Path, *, threshold: float, meaning: str, input_range
             "scale": 1.0 if is_raw else 127.5,
         },
     }
+    return _converted(facts)
+
+
+def _detector(name: str, file: Path) -> Entry:
+    # As above.
+    from phalanx.models.conversion.detector_graph import read_detector_graph
+
+    side = read_detector_graph(file)
+    return _converted({
+        "name": name,
+        "summary": f"the user's own face detector, from {file.name}",
+        "task": "face-detection",
+        "licence": Licence(spdx="", url="", notice=""),
+        "primary": "model.onnx",
+        "files": {"model.onnx": pin_of(file)},
+        "sources": [FileSource(path=str(file.absolute()))],
+        "detection": {"architecture": "yunet", "input_size": side, "threshold": DETECTOR_THRESHOLD},
+    })  # fmt: skip
+
+
+def _converted(facts: dict[str, Any]) -> Entry:
     try:
         return msgspec.convert(facts, Entry)
     except msgspec.ValidationError as error:

@@ -119,7 +119,7 @@ class CreateCollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_
     """Ask for a collection of `vectors` of the caller's own, of `texts` or of `faces`.
 
     `dimensions` and `metric` (cosine unless given) go with vectors; texts and faces have those of their `model`, the
-    worker's default unless given.
+    worker's default unless given. Faces are found by `detector`, one of the operator's own by its name, else the default.
     """
 
     name: CollectionName
@@ -128,6 +128,7 @@ class CreateCollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_
     metric: Metric | None = None
     model: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
     organisation: Id | None = None
+    detector: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
 
 
 class CollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

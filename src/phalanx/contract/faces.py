@@ -13,7 +13,13 @@ from phalanx.contract.vector import Embedding
 MIN_CONFIDENCE = 0.2
 """The least that may be asked for: below it, noise counts as a face."""
 Score = Annotated[float, Meta(ge=MIN_CONFIDENCE, le=1)]
-Detector = Literal["auto", "full", "short", "tiled"]
+Detector = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=100, description="A way to look: auto, full, short, tiled; or a detector's name.",
+        examples=["auto", "full", "short", "tiled"],
+    ),
+]  # fmt: skip
 Point = Annotated[tuple[float, float], Meta(description="x and y in pixels of the upright image.")]
 QualityReason = Literal["blurred", "dark", "bright", "turned", "nodding", "small", "cut_off", "uncertain"]
 
@@ -23,7 +29,8 @@ class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `max_faces` keeps the largest. `detector`: full sees faces from a twentieth of the image on, short is for near ones
     such as selfies, auto is full, and short where that sees none. Tiled is full over the image and over parts of it, for
-    crowds and small faces: from about 24 pixels in an image of at most 2,048, for fifty times the work.
+    crowds and small faces: from about 24 pixels in an image of at most 2,048, for fifty times the work. The name of a
+    detector of the operator's own, such as a YuNet, has that one look.
     """
 
     image: ImageInput | None = None

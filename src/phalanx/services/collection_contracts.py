@@ -66,6 +66,8 @@ class Contracts:
 
         Raises `InvalidRequest` for fields that do not go with its kind, `ModelNotFound`, `Unavailable`.
         """
+        if request.detector is not None and request.kind != "faces":
+            raise InvalidRequest("detector goes with faces only", param="detector")
         if request.kind == "vectors":
             if request.model is not None:
                 raise InvalidRequest("model does not go with vectors: they are the caller's own", param="model")
@@ -78,7 +80,7 @@ class Contracts:
                 raise InvalidRequest(said, param=name)
         if request.kind == "texts":
             return self.texts(request.model)
-        return self.faces(request.model)
+        return self.faces(request.model, request.detector)
 
     def texts(self, model: str | None = None, version: str | None = None) -> TextsContract:
         """Return the contract of a text model that serves now, or of the default, in a version or that with most weight.
@@ -103,9 +105,12 @@ class Contracts:
         require_same(name, pinned, texts_contract(served))
         return served
 
-    def faces(self, model: str | None = None) -> FacesContract:
-        """Return the contract of a face model that serves now, or of the default. Raises `ModelNotFound`, `Unavailable`."""
-        return faces_contract(self._faces.embedder(model), self._faces.detector())
+    def faces(self, model: str | None = None, detector: str | None = None) -> FacesContract:
+        """Return the contract of a face model and a detector that serve now, or of the defaults.
+
+        Raises `InvalidRequest` for an unknown detector, `ModelNotFound`, `Unavailable`.
+        """
+        return faces_contract(self._faces.embedder(model), self._faces.detector(wanted=detector))
 
 
 def require_same(name: str, pinned: Contract, serving: Contract) -> None:

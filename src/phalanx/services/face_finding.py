@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from phalanx.contract.faces import Detector, FoundFace
-from phalanx.engines.face.detector import Looks, prepare
+from phalanx.engines.face.detector import Looks
 from phalanx.engines.face.facts import Face
 from phalanx.engines.image.decode import Decoded, Pixels, decode
 from phalanx.engines.runner import Runner
@@ -58,7 +58,7 @@ class FaceFinder:
 
         def ready() -> tuple[Decoded, Looks]:
             decoded = decode(data, max_pixels=self._intake.max_pixels, max_side=max_side)
-            return decoded, prepare(decoded.pixels, mode=request.detector, min_score=request.min_confidence)
+            return decoded, served.prepare(decoded.pixels, wanted=request.detector, min_score=request.min_confidence)
 
         decoded, looks = await self._intake.run(ticket, ready)
         (faces,) = await submit(ticket, served.runner, [looks])
@@ -67,7 +67,7 @@ class FaceFinder:
     async def largest(self, ticket: Ticket, pixels: Pixels) -> Face:
         """Return the largest face of pixels, in theirs. Raises `NoFace`, `Unavailable` and what the runner raises."""
         served = self._models.detector(ticket.caller.subject)
-        looks = await self._intake.run(ticket, lambda: prepare(pixels))
+        looks = await self._intake.run(ticket, lambda: served.prepare(pixels))
         (faces,) = await submit(ticket, served.runner, [looks])
         (face,) = choose(faces, "largest")
         ticket.meter.simulated = ticket.meter.simulated or served.is_simulated

@@ -8,6 +8,7 @@ from phalanx.engines.choice import EngineChoice
 from phalanx.engines.face.load import load_face_embedder
 from phalanx.engines.face.opening import open_detector
 from phalanx.engines.face.spec import FaceSpec
+from phalanx.engines.face.yunet_detector import open_yunet
 from phalanx.engines.runner import BatchFacts, Runner
 from phalanx.errors import Unavailable
 from phalanx.models.store import ModelStore
@@ -42,6 +43,24 @@ def load_detector(full: Version, short: Version, choice: EngineChoice, on_batch:
     )  # fmt: skip
 
 
+def yunets_of(store: ModelStore) -> list[str]:
+    """Return the detectors of the user's own that are active in the store."""
+    return [
+        one.name for one in store.models()
+        if one.pointer and one.versions and _architecture(one.versions[0]) == "yunet"
+    ]  # fmt: skip
+
+
+def load_yunet(version: Version, choice: EngineChoice, on_batch: OnBatch) -> ServedDetector:
+    """Load a detector of the user's own, whose runner is not started. Raises `Unavailable` saying what is wrong with it."""
+    detector = open_yunet(version.path("model.onnx"), choice)
+    runner = _runner(detector, version.name, version.version, on_batch)
+    return ServedDetector(
+        version.name, version.version, detector, runner, sha256=version.sha256, licence=version.licence.spdx,
+        created=made_at(version),
+    )  # fmt: skip
+
+
 def detectors_of(store: ModelStore) -> dict[str, tuple[Version, Version, float]]:
     """Return the active detectors by the name of their version, each with its two networks and its weight.
 
@@ -73,6 +92,10 @@ def _runner(engine: Engine[P, R], name: str, version: str, on_batch: OnBatch) ->
         engine, name=name, token_budget=ITEM_COST * BATCH_ITEMS, max_items=BATCH_ITEMS,
         max_waiting_tokens=ITEM_COST * MAX_WAITING_ITEMS, on_batch=on_batch(name, version),
     )  # fmt: skip
+
+
+def _architecture(version: Version) -> str:
+    return version.detection.architecture if version.detection else ""
 
 
 def _spec_of(version: Version) -> FaceSpec:

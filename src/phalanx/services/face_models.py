@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from phalanx.contract.models import Model
 from phalanx.contract.vector import Vector
-from phalanx.engines.face.detector import FaceDetector, Looks
-from phalanx.engines.face.detector_golden import MAX_DEVIATION_OF_OTHERS, deviation, golden_looks
+from phalanx.engines.face.detector import THRESHOLD, FaceDetector, Looks, Mode
+from phalanx.engines.face.detector_golden import MAX_DEVIATION_OF_OTHERS, deviation, portrait
 from phalanx.engines.face.embedder import FaceEmbedder, PreparedFace
 from phalanx.engines.face.facts import Face
+from phalanx.engines.face.framing import Image
 from phalanx.engines.face.golden import faces
 from phalanx.engines.runner import Runner
+from phalanx.errors import InvalidRequest
 from phalanx.services.models import stray_cosine
 from phalanx.services.serving import Roster, nothing
 
@@ -36,6 +39,26 @@ class ServedDetector:
         """How many threads one batch is computed on."""
         return self.detector.backend.threads
 
+    @property
+    def estimated(self) -> list[str]:
+        """The landmarks that the detector does not see but that follow from others."""
+        return list(self.detector.estimated)
+
+    def prepare(self, image: Image, *, wanted: str = "auto", min_score: float = THRESHOLD) -> Looks:
+        """Make an upright RGB image, uint8 `[height, width, 3]`, ready. `wanted` is a way to look, or this detector's name.
+
+        Raises `InvalidRequest` for another detector's name, or a way to look that this one has not.
+        """
+        for mode in self.detector.modes:
+            if wanted == mode or (
+                mode == "auto" and wanted.lower() in (self.name.lower(), *map(str.lower, self.aliases))
+            ):
+                return self.detector.prepare(image, mode=mode, min_score=min_score)
+        ways = ", ".join(self.detector.modes)
+        raise InvalidRequest(
+            f"detector is {wanted!r}; the faces here are found by {self.name}, which has {ways}", param="detector"
+        )
+
     def describe(self) -> Model:
         """Return its facts."""
         backend = self.detector.backend
@@ -46,7 +69,7 @@ class ServedDetector:
 
     def canary(self) -> Looks:
         """Return a portrait, prepared."""
-        return golden_looks()[0]
+        return self.detector.prepare(portrait())
 
     def strays(self, first: list[Face], now: list[Face]) -> str | None:
         """Return how far the portrait's face is from where it was, when that is too far."""
@@ -117,9 +140,16 @@ class FaceModels:
         self.detectors: Roster[ServedDetector] = Roster("face detector")
         self.embedders: Roster[ServedEmbedder] = Roster("face model")
 
-    def detector(self, caller: str | None = None) -> ServedDetector:
-        """Return the detector in the version for a caller, without one in that with most weight. Raises `Unavailable`."""
-        return self.detectors.heaviest(None) if caller is None else self.detectors.choose(None, caller)
+    def detector(self, caller: str | None = None, wanted: str | None = None) -> ServedDetector:
+        """Return the detector in the version for a caller, without one in that with most weight.
+
+        `wanted` is its name or alias, or a way in which the default one looks. Raises `InvalidRequest`, `Unavailable`.
+        """
+        name = None if wanted in (None, *get_args(Mode)) else wanted
+        if name is not None and self.detectors.find(name) is None:
+            there = ", ".join((*get_args(Mode), *sorted(self.detectors.rollouts())))
+            raise InvalidRequest(f"detector is {name!r}; this worker has {there}", param="detector")
+        return self.detectors.heaviest(name) if caller is None else self.detectors.choose(name, caller)
 
     def embedder(self, name: str | None = None, caller: str | None = None) -> ServedEmbedder:
         """Return the embedder of that name or alias, or the default, in the version for a caller.

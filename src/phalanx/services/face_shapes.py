@@ -9,9 +9,6 @@ from phalanx.engines.face.facts import LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Face
 from phalanx.engines.face.framing import Image
 from phalanx.engines.face.quality import FaceQuality, assess
 
-MOUTH_CORNERS = ("left_mouth", "right_mouth")
-"""The landmarks that the detector does not see."""
-
 HALF_MOUTH = 0.414
 """From the middle of the mouth to its corner, in distances between the eyes: (70.7299 - 41.5493) / 2 / 35.24 in
 InsightFace's template of 112 pixels."""
@@ -34,9 +31,12 @@ def describe(image: Image, face: Face, scale: tuple[float, float]) -> FoundFace:
 
 def _landmarks(face: Face, scale: tuple[float, float]) -> Landmarks:
     points = face.keypoints.astype(np.float64) * scale
-    # The mouth is taken to lie along the line of the eyes.
+    # Where only its middle is known, the mouth is taken to lie along the line of the eyes.
     corner = HALF_MOUTH * (points[RIGHT_EYE] - points[LEFT_EYE])
-    five = points[LEFT_EYE], points[RIGHT_EYE], points[NOSE], points[MOUTH] - corner, points[MOUTH] + corner
+    corners = points[MOUTH] - corner, points[MOUTH] + corner
+    if face.mouth_corners is not None:
+        corners = tuple(face.mouth_corners.astype(np.float64) * scale)
+    five = points[LEFT_EYE], points[RIGHT_EYE], points[NOSE], *corners
     left_eye, right_eye, nose, left, right = ((round(float(x), 2), round(float(y), 2)) for x, y in five)
     return Landmarks(left_eye=left_eye, right_eye=right_eye, nose=nose, left_mouth=left, right_mouth=right)
 

@@ -31,7 +31,6 @@ from phalanx.engines.image.quality import measure_quality
 from phalanx.errors import DeadlineExceeded, InvalidRequest, Overloaded, PhalanxError
 from phalanx.services.face_finding import FaceFinder, Looking, Seen, choose, largest, submit
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
-from phalanx.services.face_shapes import MOUTH_CORNERS
 from phalanx.services.images import ImageIntake
 from phalanx.services.results import Results
 from phalanx.services.ticket import Ticket
@@ -67,7 +66,7 @@ class FaceService:
         Raises `InvalidRequest` unless one of image and images is sent, `Unavailable`, and for one image what intake
         raises. An image without a face is no error.
         """
-        served = self._models.detector(ticket.caller.subject)
+        served = self._models.detector(ticket.caller.subject, request.detector)
 
         async def one(image: Any) -> DetectResult:
             data, digest = await self.read(ticket, image)
@@ -86,7 +85,7 @@ class FaceService:
         results = await each(request.image, request.images, one, lambda error: DetectResult(error=error))
         _name(ticket, served)
         rest: dict[str, Any] = {"results": results} if request.images is not None else _fields(results[0])
-        return DetectResponse(model=served.name, landmarks_estimated=list(MOUTH_CORNERS), **rest)
+        return DetectResponse(model=served.name, landmarks_estimated=served.estimated, **rest)
 
     async def embed(self, ticket: Ticket, request: EmbedFacesRequest) -> EmbedFacesResponse:
         """Return the vectors of one image's faces, or of several images', each of which then has its own error.
@@ -95,7 +94,7 @@ class FaceService:
         `Unavailable`, and what intake raises.
         """
         served = self._models.embedder(request.model, ticket.caller.subject)
-        detector = None if request.aligned else self._models.detector(ticket.caller.subject)
+        detector = None if request.aligned else self._models.detector(ticket.caller.subject, request.detector)
 
         async def one(image: Any) -> EmbedFacesResult:
             data, digest = await self.read(ticket, image)
@@ -128,7 +127,7 @@ class FaceService:
         """Compare the largest faces of two images. Raises what `embed` raises for one image."""
         served, detector = (
             self._models.embedder(request.model, ticket.caller.subject),
-            self._models.detector(ticket.caller.subject),
+            self._models.detector(ticket.caller.subject, request.detector),
         )
 
         async def one(image: Any) -> tuple[Vector, FoundFace]:

@@ -205,7 +205,7 @@ class GalleryService:
             raise mismatch(name, contract, None) from None
         except Unavailable:
             # Another version serves, or none does yet.
-            embedder, detector = self._models.embedder(contract.model), self._models.detector()
+            embedder, detector = self._models.embedder(contract.model), self._models.detector(wanted=contract.detector)
         require_same(name, contract, faces_contract(embedder, detector))
         return Pinned(collection, contract, embedder, detector)
 

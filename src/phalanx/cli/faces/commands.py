@@ -15,7 +15,6 @@ from phalanx.cli.faces.looking import look
 from phalanx.cli.faces.options import (
     AsJson,
     Confidence,
-    DetectorName,
     DetectorOption,
     Draw,
     Force,
@@ -41,8 +40,8 @@ from phalanx.contract.faces import (
     FoundFace,
 )
 from phalanx.engines.face.drawing import Mark
+from phalanx.engines.face.facts import MOUTH_CORNERS
 from phalanx.errors import InvalidRequest
-from phalanx.services.face_shapes import MOUTH_CORNERS
 
 DEFAULT_CONFIDENCE = 0.5
 
@@ -55,7 +54,7 @@ def detect(
     paths: Paths,
     min_confidence: Confidence = DEFAULT_CONFIDENCE,
     max_faces: Annotated[int | None, typer.Option(min=1, max=1000, help="Keep the largest faces only.")] = None,
-    detector: DetectorOption = DetectorName.AUTO,
+    detector: DetectorOption = "auto",
     draw: Draw = None,
     output: OutputPath = None,
     as_json: AsJson = False,
@@ -87,7 +86,7 @@ def detect(
         async def work(picture: Picture) -> Line:
             data = await asyncio.to_thread(picture.read)
             request = DetectRequest(
-                images=[asks.image(data)], min_confidence=min_confidence, max_faces=max_faces, detector=detector.value
+                images=[asks.image(data)], min_confidence=min_confidence, max_faces=max_faces, detector=detector
             )
             answer: DetectResponse = await patiently(lambda: asks.ask("faces.detect", request))
             (result,) = answer.results or []
@@ -106,7 +105,7 @@ def detect(
         return work
 
     facts: Facts = {"the command": "detect", "--min-confidence": str(min_confidence), "--max-faces": max_faces}
-    look(pictures, told, {**facts, "--detector": detector.value}, make)
+    look(pictures, told, {**facts, "--detector": detector}, make)
 
 
 def embed(
@@ -115,7 +114,7 @@ def embed(
     aligned: Aligned = False,
     model: ModelName = None,
     min_confidence: Confidence = DEFAULT_CONFIDENCE,
-    detector: DetectorOption = DetectorName.AUTO,
+    detector: DetectorOption = "auto",
     draw: Draw = None,
     output: OutputPath = None,
     as_json: AsJson = False,
@@ -150,7 +149,7 @@ def embed(
             data = await asyncio.to_thread(picture.read)
             request = EmbedFacesRequest(
                 images=[asks.image(data)], face=which, aligned=aligned, model=model, min_confidence=min_confidence,
-                detector=detector.value,
+                detector=detector,
             )  # fmt: skip
             answer: EmbedFacesResponse = await patiently(lambda: asks.ask("faces.embed", request))
             (result,) = answer.results or []
@@ -173,7 +172,7 @@ def embed(
 
     facts: Facts = {
         "the command": "embed", "--face": face, "--aligned": aligned, "--model": model,
-        "--min-confidence": str(min_confidence), "--detector": detector.value,
+        "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
     look(pictures, told, facts, make)
 
@@ -183,7 +182,7 @@ def compare(
     paths: Paths,
     model: ModelName = None,
     min_confidence: Confidence = DEFAULT_CONFIDENCE,
-    detector: DetectorOption = DetectorName.AUTO,
+    detector: DetectorOption = "auto",
     output: OutputPath = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -216,7 +215,7 @@ def compare(
             data = await asyncio.to_thread(picture.read)
             request = CompareFacesRequest(
                 images=[asks.image(known), asks.image(data)], model=model, min_confidence=min_confidence,
-                detector=detector.value,
+                detector=detector,
             )  # fmt: skip
             answer: CompareFacesResponse = await patiently(lambda: asks.ask("faces.compare", request))
             verdict = "the same person" if answer.same else "another person"
@@ -228,7 +227,7 @@ def compare(
 
     facts: Facts = {
         "the command": "compare", "the reference": first.identity(), "--model": model,
-        "--min-confidence": str(min_confidence), "--detector": detector.value,
+        "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
     look(pictures, told, facts, make)
 

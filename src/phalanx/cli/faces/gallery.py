@@ -19,7 +19,6 @@ from phalanx.cli.faces.looking import look
 from phalanx.cli.faces.options import (
     AsJson,
     Confidence,
-    DetectorName,
     DetectorOption,
     Draw,
     Force,
@@ -46,8 +45,8 @@ from phalanx.contract.gallery import (
     ListPersonsRequest,
 )
 from phalanx.engines.face.drawing import Mark
+from phalanx.engines.face.facts import MOUTH_CORNERS
 from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from phalanx.services.face_shapes import MOUTH_CORNERS
 
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection of faces.")]
 Organisation = Annotated[str | None, typer.Option(help="Whose it is, where several have one of that name.")]
@@ -76,7 +75,7 @@ def enrol(
     min_quality: MinQuality = DEFAULT_MIN_QUALITY,
     metadata: Metadata = None,
     min_confidence: Confidence = DEFAULT_CONFIDENCE,
-    detector: DetectorOption = DetectorName.AUTO,
+    detector: DetectorOption = "auto",
     output: OutputPath = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -108,12 +107,12 @@ def enrol(
 
     template = EnrolRequest(
         name=collection, person_id="", face=which, metadata=known, min_quality=min_quality,
-        min_confidence=min_confidence, detector=detector.value, organisation=organisation,
+        min_confidence=min_confidence, detector=detector, organisation=organisation,
     )  # fmt: skip
     facts: Facts = {
         "the command": "enrol", "the collection": collection, "--organisation": organisation, "--person": person,
         "--face": face, "--min-quality": str(min_quality), "--metadata": metadata,
-        "--min-confidence": str(min_confidence), "--detector": detector.value,
+        "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
     look(pictures, told, facts, lambda asks: _enrolling(asks, told, template, names, create=create))
 
@@ -126,7 +125,7 @@ def identify(
     threshold: Threshold = None,
     organisation: Organisation = None,
     min_confidence: Confidence = DEFAULT_CONFIDENCE,
-    detector: DetectorOption = DetectorName.AUTO,
+    detector: DetectorOption = "auto",
     draw: Draw = None,
     output: OutputPath = None,
     as_json: AsJson = False,
@@ -155,12 +154,12 @@ def identify(
 
     template = IdentifyRequest(
         name=collection, face=which, limit=limit, threshold=threshold, min_confidence=min_confidence,
-        detector=detector.value, organisation=organisation,
+        detector=detector, organisation=organisation,
     )  # fmt: skip
     facts: Facts = {
         "the command": "identify", "the collection": collection, "--organisation": organisation, "--face": face,
         "--limit": limit, "--threshold": None if threshold is None else str(threshold),
-        "--min-confidence": str(min_confidence), "--detector": detector.value,
+        "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
     look(pictures, told, facts, lambda asks: _identifying(asks, told, template, drawings))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +13,6 @@ from phalanx.cli.faces.lines import check_output
 from phalanx.contract.faces import MIN_CONFIDENCE
 from phalanx.errors import InvalidRequest
 
-
-class DetectorName(enum.StrEnum):
-    """Which networks look; as in `DetectRequest`."""
-
-    AUTO = "auto"
-    FULL = "full"
-    SHORT = "short"
-
-
 Paths = Annotated[
     list[str],
     typer.Argument(
@@ -31,7 +21,10 @@ Paths = Annotated[
 ]
 Confidence = Annotated[float, typer.Option(min=MIN_CONFIDENCE, max=1, help="Least score of a face.")]
 DetectorOption = Annotated[
-    DetectorName, typer.Option(help="full: faces near and far; short: near ones; auto: full, then short.")
+    str,
+    typer.Option(
+        help="full: faces near and far; short: near ones; auto: full, then short; tiled: small ones; or a detector's name."
+    ),
 ]
 ModelName = Annotated[str | None, typer.Option(help="Model of face vectors, if not the default one.")]
 OutputPath = Annotated[

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from phalanx.contract.faces import MIN_CONFIDENCE
 from phalanx.engines.backends.graphs import ImageBackend
 from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Candidates, Layout, decode, merge
-from phalanx.engines.face.facts import LEFT_EYE, RIGHT_EYE, Box, Face
+from phalanx.engines.face.facts import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, Box, Face
 from phalanx.engines.face.framing import Image, Square, cut_square, letterbox
 from phalanx.engines.face.tiling import count_tiles, tiles
 
@@ -90,13 +90,14 @@ class Range:
         self.backend = backend
         self._layout = layout
         self._anchors = layout.anchors()
+        self._pixels = np.empty((1, layout.size, layout.size, 3), np.float32)
 
     def find(self, square: Square, min_score: float) -> Candidates:
         """Return the faces in a square, the surest first, in parts of it."""
-        pixels = square.pixels[None].astype(np.float32)
-        pixels /= 127.5
-        pixels -= 1.0
-        outputs = list(self.backend.infer(pixels).values())
+        # -1 to 1, where it lies already: one thread uses a network.
+        np.multiply(square.pixels[None], np.float32(1 / 127.5), out=self._pixels)
+        self._pixels -= 1.0
+        outputs = list(self.backend.infer(self._pixels).values())
         return merge(decode(self._layout, self._anchors, outputs, min_score))
 
 
@@ -106,6 +107,11 @@ class Lane:
 
     full: Range
     short: Range
+
+    @property
+    def backend(self) -> ImageBackend:
+        """What the first look runs on."""
+        return self.full.backend
 
     def detect(self, looks: Looks) -> list[Face]:
         """Return the faces of one image from left to right."""
@@ -160,11 +166,24 @@ class Lane:
         found = self.short.find(square, threshold)
         if not len(found.scores):
             return None
-        offsets = np.linalg.norm((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 - 0.5, axis=1)
-        nearest = int(np.argmin(offsets))
+        offsets = [math.hypot((x + r) / 2 - 0.5, (y + b) / 2 - 0.5) for x, y, r, b in found.boxes.tolist()]
+        nearest = offsets.index(min(offsets))
         if offsets[nearest] > NEARER:
             return None
         return _face(found, nearest, square, score=max(face.score, float(found.scores[nearest])))
+
+
+class Looker(Protocol):
+    """What finds faces on one thread: a lane of whatever networks."""
+
+    @property
+    def backend(self) -> ImageBackend:
+        """What the first look runs on."""
+        ...
+
+    def detect(self, looks: Looks) -> list[Face]:
+        """Return the faces of one image from left to right."""
+        ...
 
 
 class FaceDetector:
@@ -174,14 +193,28 @@ class FaceDetector:
     full range took 5.29 ms as one, 5.36 one by one.
     """
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Looker]) -> None:
         self._lanes = list(lanes)
         self._pool = ThreadPoolExecutor(len(lanes) - 1, "faces") if len(lanes) > 1 else None
 
     @property
     def backend(self) -> ImageBackend:
         """What the first look runs on."""
-        return self._lanes[0].full.backend
+        return self._lanes[0].backend
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """How it can look."""
+        return get_args(Mode)
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The landmarks that it does not see: the corners of the mouth follow from its middle."""
+        return MOUTH_CORNERS
+
+    def prepare(self, image: Image, *, mode: Mode = "auto", min_score: float = THRESHOLD) -> Looks:
+        """Make an image ready; as `prepare` of the module."""
+        return prepare(image, mode=mode, min_score=min_score)
 
     @property
     def lanes(self) -> int:
@@ -195,7 +228,7 @@ class FaceDetector:
         shares = [list(range(at, len(batch), len(self._lanes))) for at in range(len(self._lanes))]
         results: list[list[Face]] = [[] for _ in batch]
 
-        def work(lane: Lane, share: list[int]) -> None:
+        def work(lane: Looker, share: list[int]) -> None:
             for index in share:
                 results[index] = lane.detect(batch[index])
 
@@ -227,10 +260,11 @@ def _faces(found: Candidates, square: Square) -> list[Face]:
 
 def _face(found: Candidates, index: int, square: Square, *, score: float) -> Face:
     """Bring a find to the image. Of a turned square the box keeps its size and its middle, so that it stays upright."""
-    box = found.boxes[index]
-    x, y = (float(c) for c in square.points((box[:2] + box[2:]) / 2))
-    scale_x, scale_y = np.linalg.norm(square.to_image[:, :2], axis=0)
-    width, height = float((box[2] - box[0]) * scale_x), float((box[3] - box[1]) * scale_y)
+    left, top, right, bottom = found.boxes[index].tolist()
+    (a, b, c), (d, e, f) = square.to_image.tolist()
+    u, v = (left + right) / 2, (top + bottom) / 2
+    x, y = a * u + b * v + c, d * u + e * v + f
+    width, height = (right - left) * math.hypot(a, d), (bottom - top) * math.hypot(b, e)
     return Face(Box(x - width / 2, y - height / 2, width, height), square.points(found.keypoints[index]), score)
 
 

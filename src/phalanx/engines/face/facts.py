@@ -20,6 +20,10 @@ LEFT_EAR: Final = 4
 RIGHT_EAR: Final = 5
 
 
+MOUTH_CORNERS: Final = ("left_mouth", "right_mouth")
+"""As the API names them."""
+
+
 class Box(NamedTuple):
     """A rectangle in pixels of the image: its left top corner and its size. It may reach beyond the image."""
 
@@ -34,9 +38,11 @@ class Face(NamedTuple):
 
     Left and right are as seen in the image: the left eye is the one nearer to the left border of an upright
     face, which is the person's right. Coordinates are continuous: a pixel's centre lies half a pixel from its
-    corner, so (0, 0) is the image's corner. `score` is the detector's, 0 to 1.
+    corner, so (0, 0) is the image's corner. `score` is the detector's, 0 to 1. `mouth_corners`, `[2, 2]` from left to right,
+    are there where the detector sees them.
     """
 
     box: Box
     keypoints: Keypoints
     score: float
+    mouth_corners: Keypoints | None = None

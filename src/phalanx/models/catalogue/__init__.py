@@ -56,7 +56,7 @@ class DetectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     at, `threshold` the score from which on something counts as a face.
     """
 
-    architecture: Literal["blazeface-full-range", "blazeface-short-range"]
+    architecture: Literal["blazeface-full-range", "blazeface-short-range", "yunet"]
     input_size: Annotated[int, msgspec.Meta(ge=32, le=2048)]
     threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 

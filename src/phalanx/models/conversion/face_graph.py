@@ -24,28 +24,34 @@ class FaceGraph(NamedTuple):
 
 def read_face_graph(path: Path) -> FaceGraph:
     """Read the facts. Raises `UnsupportedModel` saying what the graph has and what it needs."""
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's, and whatever else a damaged file meets
-        raise UnsupportedModel(f"{path.name} cannot be read as ONNX: {error}") from error
+    graph = read_graph(path)
     weights = {tensor.name for tensor in graph.initializer}
-    external = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    if external:
-        raise UnsupportedModel(f"{path.name} keeps its weights in other files; save it as one")
-    taken = [_shape(value) for value in graph.input if value.name not in weights]
-    given = [_shape(value) for value in graph.output]
+    taken = [shape_of(value) for value in graph.input if value.name not in weights]
+    given = [shape_of(value) for value in graph.output]
     if len(taken) != 1 or len(taken[0]) != 4 or taken[0][1] != 3 or not taken[0][2] or taken[0][2] != taken[0][3]:
-        raise UnsupportedModel(f"{path.name} takes {_said(taken)}; a network of face vectors takes [n, 3, side, side]")
+        raise UnsupportedModel(f"{path.name} takes {said(taken)}; a network of face vectors takes [n, 3, side, side]")
     if len(given) != 1 or len(given[0]) != 2 or not given[0][1]:
-        raise UnsupportedModel(f"{path.name} gives {_said(given)}; a network of face vectors gives [n, dimensions]")
+        raise UnsupportedModel(f"{path.name} gives {said(given)}; a network of face vectors gives [n, dimensions]")
     first = {node.op_type for node in list(graph.node)[:LOOKED_AT]}
     return FaceGraph(taken[0][2], given[0][1], "Sub" in first and bool(first & {"Mul", "Div"}))
 
 
-def _shape(value: Any) -> list[int]:
+def read_graph(path: Path) -> onnx.GraphProto:
+    """Read a graph with its weights. Raises `UnsupportedModel` when the file is none, or has not all of it."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # protobuf's, and whatever else a damaged file meets
+        raise UnsupportedModel(f"{path.name} cannot be read as ONNX: {error}") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise UnsupportedModel(f"{path.name} keeps its weights in other files; save it as one")
+    return graph
+
+
+def shape_of(value: Any) -> list[int]:
     """Return the sizes of a value, 0 where one is free."""
     return [size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
-def _said(shapes: list[list[int]]) -> str:
+def said(shapes: list[list[int]]) -> str:
+    """Word shapes, free sizes as ?."""
     return " and ".join(str([size or "?" for size in shape]).replace("'", "") for shape in shapes) or "nothing"
