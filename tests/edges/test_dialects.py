@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,14 @@ class TestEveryTextRoute:
         answer = worker.post(path, body=body)
         assert answer.status == 400
         assert envelope(answer.json)
+
+    def test_a_compressed_body_is_refused(self, worker: Any, path: str, make: Any, envelope: Any) -> None:
+        """415 that says so, rather than 400 for JSON that is none."""
+        packed = gzip.compress(json.dumps(make("a")).encode())
+        answer = worker.post(path, body=packed, headers={"content-encoding": "gzip"})
+        assert (answer.status, envelope(answer.json), b"compressed" in answer.body) == (415, True, True)
+        plain = worker.post(path, make("a"), headers={"content-encoding": "identity"})
+        assert plain.status == 200
 
     def test_a_lone_surrogate_is_refused(self, worker: Any, path: str, make: Any, envelope: Any) -> None:
         r"""`\ud800` alone is no text."""
@@ -264,6 +273,20 @@ def test_tei_tokenize(worker: Any) -> None:
     ]
     assert [(t["start"], t["stop"]) for t in tokens[1:3]] == [(0, 5), (6, 11)]
     assert [t["special"] for t in tokens] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"inputs": ["é " * 524_289]}),
+        ("/v1/text/tokenize", {"texts": ["é " * 262_144, "é " * 262_144, "é"]}),
+    ],
+)
+def test_no_more_is_tokenised_than_an_answer_holds(worker: Any, path: str, body: dict[str, Any]) -> None:
+    """Megabytes of letters would be hundreds of megabytes of tokens, made while others wait."""
+    answer = worker.post(path, body)
+    assert answer.status == 413
+    assert b"1048576" in answer.body
 
 
 def test_tei_similarity(worker: Any) -> None:

@@ -11,6 +11,9 @@ from phalanx.contract.vector import Embedding, TokenVectors
 MAX_TEXTS = 2048
 """Texts in one request: OpenAI's own limit."""
 
+MAX_TOKENIZED_CHARS = 1_048_576
+"""Characters of all texts whose tokens are asked for: each may be a token, of about 70 bytes in the answer."""
+
 TokenIds = list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
 Text = str | TokenIds
 """A text, or the ids of its tokens in the model's vocabulary (special tokens are dropped and added anew)."""
@@ -88,7 +91,7 @@ class EmbedTokensResponse(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Texts to tokenise; nothing is cut."""
+    """Texts to tokenise, of 1,048,576 characters in all; nothing is cut."""
 
     texts: list[str]
     model: str | None = None

@@ -12,6 +12,7 @@ import numpy as np
 
 from phalanx.contract.text import (
     MAX_TEXTS,
+    MAX_TOKENIZED_CHARS,
     EmbedItem,
     EmbedRequest,
     EmbedResponse,
@@ -133,6 +134,12 @@ class TextService:
         """Return each text's tokens. Raises `ModelNotFound`, `InvalidRequest`, `TooLarge`."""
         served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, None)
+        size = sum(map(len, request.texts))
+        if size > MAX_TOKENIZED_CHARS:
+            raise TooLarge(
+                f"the texts have {size} characters; tokens are given of {MAX_TOKENIZED_CHARS} in one request",
+                param="texts",
+            )
 
         def split() -> list[list[Token]]:
             return [
@@ -140,7 +147,7 @@ class TextService:
                 for text in request.texts
             ]
 
-        tokens = await _near_or_far(sum(map(len, request.texts)) <= INLINE_CHARS, split)
+        tokens = await _near_or_far(size <= INLINE_CHARS, split)
         meter = ticket.meter
         meter.note_model(served)
         meter.items = len(tokens)

@@ -33,6 +33,15 @@ def check_length(headers: dict[bytes, bytes], limit: int) -> None:
         raise too_large(int(announced), limit)
 
 
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Refuse a compressed body, which would be read as damaged JSON or as no image. Raises `UnsupportedMediaType`."""
+    encoding = headers.get(b"content-encoding", b"").strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise UnsupportedMediaType(
+            f"the content encoding is {encoding.decode('latin-1')[:32]}; send the body as it is, not compressed"
+        )
+
+
 async def read_whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     """Collect a body of at most `limit` bytes. Raises `TooLarge`."""
     parts: list[bytes] = []
@@ -88,6 +97,7 @@ class RequestCodec:
         bodies = self._operation.bodies
         if not self._has_body:
             return Body.NONE
+        check_encoding(headers)
         if Body.JSON in bodies and (kind in (JSON, NDJSON) or kind.endswith("+json")):
             return Body.JSON
         if Body.IMAGE in bodies and is_image(kind):

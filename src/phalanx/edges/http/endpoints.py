@@ -12,6 +12,7 @@ from phalanx.edges.http.codec import (
     OCTETS,
     SSE,
     RequestCodec,
+    check_encoding,
     check_length,
     decode_image,
     decode_vectors,
@@ -132,6 +133,7 @@ class DialectEndpoint:
             as_raw = as_image or as_vectors
             if not as_raw and route.strict_media_type and kind != "application/json" and not kind.endswith("+json"):
                 raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send application/json")
+            check_encoding(exchange.headers)
             check_length(exchange.headers, self._max_body_bytes)
             data = await read_whole(exchange.chunks(), self._max_body_bytes)
             query = exchange.scope["query_string"]

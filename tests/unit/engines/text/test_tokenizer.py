@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -191,3 +194,34 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_limit_without_room_is_refused(published: Path) -> None:
     with pytest.raises(Unavailable, match="limit of 2 tokens leaves none"):
         TextTokenizer(published / "tokenizer.json", max_tokens=2)
+
+
+def test_other_threads_go_on_while_a_long_text_is_tokenised(tokenizer: TextTokenizer) -> None:
+    """Emojis are one word, which the tokeniser sees whole: no window helps."""
+    shares = []
+    for attempt in range(4):
+        seconds, longest_pause = timed_beside(lambda: tokenizer.encode("🙂" * 300_000, "end"))
+        shares.append(longest_pause / seconds)
+        if shares[attempt] < 0.6:
+            return
+    raise AssertionError(f"the other thread stood still for these shares of the time: {shares}")
+
+
+def timed_beside(work: Callable[[], object]) -> tuple[float, float]:
+    """Return how long `work` took in a thread, and the longest time for which this one could not go on, in seconds."""
+    done = Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    started = last = time.perf_counter()
+    longest = 0.0
+    thread = Thread(target=run)
+    thread.start()
+    while not done.wait(0.001):
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    ended = time.perf_counter()
+    thread.join()
+    return ended - started, max(longest, ended - last)
