@@ -144,6 +144,22 @@ async def test_a_job_whose_worker_is_silent_is_claimed_again(own: SqlJobs) -> No
     assert (third.stalled, third.deaths, third.failures) == (1, 0, 1)
 
 
+async def test_how_far_a_job_has_come_is_kept_while_it_runs(own: SqlJobs) -> None:
+    await own.add(make_job())
+    await own.note_progress("job-1", b'{"fraction":0.1}')
+    waiting = await own.find("org-1", "job-1")
+    assert waiting is not None
+    assert waiting.progress == b""
+    await own.claim(1, now=NOW + 10, lease_s=5.0)
+    await own.note_progress("job-1", b'{"fraction":0.5}')
+    await own.complete("job-1", b"{}", at=NOW + 11)
+    await own.note_progress("job-1", b'{"fraction":0.9}')
+    done = await own.find("org-1", "job-1")
+    assert done is not None
+    assert done.progress == b'{"fraction":0.5}'
+    assert [one.progress for one in await own.list("org-1")] == [b'{"fraction":0.5}']
+
+
 async def test_what_became_of_a_job_is_kept_for_a_while(own: SqlJobs) -> None:
     for n in (1, 2):
         await own.add(make_job(n))

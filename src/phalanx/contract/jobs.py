@@ -44,8 +44,30 @@ class JobError(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class JobStage(Struct, frozen=True, kw_only=True):
+    """A stage of a job, the instant (epoch seconds) at which it began, and the fraction of the whole that was done then."""
+
+    stage: str
+    at: float
+    fraction: float
+
+
+class JobProgress(Struct, frozen=True, kw_only=True):
+    """How far an attempt has come: the `fraction` of the whole that is done, 0 to 1.
+
+    Where the operation has stages, `stage` is the latest, and `stages` are all that have begun, in order.
+    """
+
+    fraction: float
+    stage: str | None = None
+    stages: list[JobStage] = field(default_factory=list)
+
+
 class JobView(Struct, frozen=True, kw_only=True):
-    """A job as it is now. Times are epoch seconds; `result` is the operation's response; `attempts` failed before."""
+    """A job as it is now. Times are epoch seconds; `result` is the operation's response; `attempts` failed before.
+
+    `progress` is of the latest attempt that has reported any.
+    """
 
     id: str
     operation: str
@@ -57,6 +79,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     result: Any = None
     error: JobError | None = None
+    progress: JobProgress | None = None
 
 
 class ListJobsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

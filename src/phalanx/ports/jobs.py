@@ -24,7 +24,7 @@ class NewJob(NamedTuple):
 
 
 class JobRecord(NamedTuple):
-    """A job as the queue has it. `result` is JSON, `reason` the JSON of `{"code", "detail"}`, both empty if there is none."""
+    """A job as the queue has it. `result`, `progress` and `reason` (of `{"code", "detail"}`) are JSON, empty if there is none."""
 
     id: str
     organisation: str
@@ -38,6 +38,7 @@ class JobRecord(NamedTuple):
     ended_at: float | None = None
     result: bytes = b""
     reason: str = ""
+    progress: bytes = b""
 
 
 class ClaimedJob(NamedTuple):
@@ -90,6 +91,10 @@ class OwnJobs(JobQueue, Protocol):
 
     async def note_alone(self, job_id: str) -> None:
         """Count that a job begins to run alone; what does not end then ends the process."""
+        ...
+
+    async def note_progress(self, job_id: str, progress: bytes) -> None:
+        """Keep how far a job that runs has come, as JSON."""
         ...
 
     async def complete(self, job_id: str, result: bytes, *, at: float) -> None:

@@ -82,7 +82,7 @@ class FaceService:
             result, cached = await self._remember(ticket, facts, DetectResult, compute)
             return msgspec.structs.replace(result, cached=cached)
 
-        results = await each(request.image, request.images, one, lambda error: DetectResult(error=error))
+        results = await each(ticket, request.image, request.images, one, lambda error: DetectResult(error=error))
         _name(ticket, served)
         rest: dict[str, Any] = {"results": results} if request.images is not None else _fields(results[0])
         return DetectResponse(model=served.name, landmarks_estimated=served.estimated, **rest)
@@ -110,7 +110,7 @@ class FaceService:
             faces, cached = await self._remember(ticket, facts, list[EmbeddedFace], compute)
             return EmbedFacesResult(faces=faces, cached=cached)
 
-        results = await each(request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
+        results = await each(ticket, request.image, request.images, one, lambda error: EmbedFacesResult(error=error))
         _name(ticket, served, detector)
         spec = served.embedder.spec
         rest: dict[str, Any] = {"results": results}
@@ -200,6 +200,22 @@ class FaceService:
         found, prepared = await self._intake.run(ticket, ready)
         return found, await submit(ticket, served.runner, prepared)
 
+    async def describe(self, ticket: Ticket, seen: Seen, faces: Sequence[Face]) -> list[FoundFace]:
+        """Return what faces of an image look like, quality and all. Raises what intake raises."""
+        return await self._intake.run(ticket, lambda: seen.describe(faces))
+
+    async def align(
+        self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
+    ) -> list[PreparedFace]:
+        """Cut faces out of an image as a network wants them. Raises what intake raises."""
+        embedder = served.embedder
+
+        def ready() -> list[PreparedFace]:
+            chips = [embedder.align(seen.image.pixels, face.keypoints).image for face in faces]
+            return [embedder.prepare(chip) for chip in chips]
+
+        return await self._intake.run(ticket, ready)
+
     async def _embed_aligned(self, ticket: Ticket, served: ServedEmbedder, data: bytes) -> EmbeddedFace:
         """Embed an image that is a face already."""
         side = served.embedder.spec.input_size
@@ -215,23 +231,34 @@ class FaceService:
 
 
 async def each(
-    image: Any, images: Sequence[Any] | None, one: Callable[[Any], Awaitable[T]], failed: Callable[[ItemError], T]
+    ticket: Ticket,
+    image: Any,
+    images: Sequence[Any] | None,
+    one: Callable[[Any], Awaitable[T]],
+    failed: Callable[[ItemError], T],
 ) -> list[T]:
-    """Work on the image, whose error is the call's, or on all images, a few at once, each with an error of its own."""
+    """Work on the image, whose error is the call's, or on all images, a few at once, each with an error of its own.
+
+    Of several, the part that is done is reported.
+    """
     if (image is None) == (images is None):
         raise InvalidRequest("send either image or images", param="image")
     if images is None:
         return [await one(image)]
-    turn = asyncio.Semaphore(AT_ONCE)
+    turn, done = asyncio.Semaphore(AT_ONCE), 0
 
     async def item(sent: Any) -> T:
+        nonlocal done
         async with turn:
             try:
-                return await one(sent)
+                result = await one(sent)
             except (DeadlineExceeded, Overloaded):
                 raise
             except PhalanxError as error:
-                return failed(ItemError(code=error.code, detail=error.detail))
+                result = failed(ItemError(code=error.code, detail=error.detail))
+            done += 1
+            ticket.report(done / len(images))
+            return result
 
     results = await asyncio.gather(*map(item, images), return_exceptions=True)
     for result in results:

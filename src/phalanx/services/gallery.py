@@ -23,11 +23,12 @@ from phalanx.contract.gallery import (
     PersonResponse,
 )
 from phalanx.contract.vector import Vector
+from phalanx.engines.face.facts import Face
 from phalanx.errors import Conflict, ModelNotFound, NotFound, Unavailable
 from phalanx.ports import Clock, Hit, Point
 from phalanx.services.collection_contracts import faces_contract, mismatch, require_same
 from phalanx.services.collections import Collection, CollectionRegistry
-from phalanx.services.face_finding import FaceFinder, Looking
+from phalanx.services.face_finding import FaceFinder, Looking, Seen, submit
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
 from phalanx.services.faces import EMBEDDING_SIDE, FaceService, each
 from phalanx.services.gallery_shapes import (
@@ -42,6 +43,9 @@ from phalanx.services.gallery_shapes import (
 )
 from phalanx.services.gallery_verdicts import choose_faces, describe_search, identified, require_quality
 from phalanx.services.ticket import Ticket
+
+STAGES = ("detect", "quality", "align", "embed", "store")
+"""What enrolling one image reports as it begins each; taking the image in is part of the first."""
 
 HITS_A_PERSON = 4
 """Faces looked at for each person that is to be named, at first; more where some have many faces near."""
@@ -90,15 +94,30 @@ class GalleryService:
         check_metadata(request.metadata)
         pinned = await self._pinned(ticket, request.name, request.organisation)
 
+        def begin(stage: str) -> None:
+            # Of several images the part that is done is reported: their stages overlap.
+            if request.images is None:
+                ticket.report(STAGES.index(stage) / len(STAGES), stage)
+
         async def one(image: Any) -> EnrolResult:
+            begin("detect")
             data, digest = await self._faces.read(ticket, image)
-            (face,) = await self._sight(ticket, pinned, data, request, request.face)
-            require_quality(face.found, request.min_quality)
+            seen = await self._finder.look(ticket, pinned.detector, data, request, EMBEDDING_SIDE)
+            chosen = choose_faces(seen.faces, request.face)
+            begin("quality")
+            (found,) = await self._faces.describe(ticket, seen, chosen)
+            require_quality(found, request.min_quality)
+            begin("align")
+            prepared = await self._faces.align(ticket, pinned.embedder, seen, chosen)
+            begin("embed")
+            (vector,) = await submit(ticket, pinned.embedder.runner, prepared)
+            begin("store")
+            face = Sighted(_number(seen, chosen[0]), found, vector)
             kept, created = await self._keep(ticket, pinned, request, digest.hex(), face)
             ticket.meter.units += 1
-            return EnrolResult(face=kept, created=created, measures=face.found.measures)
+            return EnrolResult(face=kept, created=created, measures=found.measures)
 
-        results = await each(request.image, request.images, one, lambda error: EnrolResult(error=error))
+        results = await each(ticket, request.image, request.images, one, lambda error: EnrolResult(error=error))
         _name(ticket, pinned)
         rest: dict[str, Any] = {"results": results}
         if request.images is None:
@@ -131,7 +150,7 @@ class GalleryService:
         compared = await self._registry.read(
             ticket, request.name, size, kind="faces", organisation=request.organisation
         )
-        results = await each(request.image, request.images, one, lambda error: IdentifyResult(error=error))
+        results = await each(ticket, request.image, request.images, one, lambda error: IdentifyResult(error=error))
         _name(ticket, pinned)
         rest: dict[str, Any] = {"results": results} if request.images is not None else {"faces": results[0].faces}
         return IdentifyResponse(
@@ -216,7 +235,7 @@ class GalleryService:
         seen = await self._finder.look(ticket, pinned.detector, data, looking, EMBEDDING_SIDE)
         chosen = choose_faces(seen.faces, which)
         found, vectors = await self._faces.describe_and_embed(ticket, pinned.embedder, seen, chosen)
-        numbers = [next(number for number, face in enumerate(seen.faces) if face is one) for one in chosen]
+        numbers = [_number(seen, face) for face in chosen]
         return [Sighted(*parts) for parts in zip(numbers, found, vectors, strict=True)]
 
     async def _keep(
@@ -264,6 +283,11 @@ class GalleryService:
                 count = min(MAX_HITS, 4 * count)
 
         return await self._registry.read(ticket, request.name, work, kind="faces", organisation=request.organisation)
+
+
+def _number(seen: Seen, face: Face) -> int:
+    """Return which face of an image it is, from the left."""
+    return next(number for number, one in enumerate(seen.faces) if one is face)
 
 
 def _of_another(request: EnrolRequest, there: Point) -> Conflict:

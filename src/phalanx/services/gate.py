@@ -181,6 +181,7 @@ class Gate:
         return Ticket(
             call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
             call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(), call.on_behalf_of,
+            call.followed_by,
         )  # fmt: skip
 
     async def settle(self, ticket: Ticket, *, status: str, computed: bool) -> None:

@@ -119,7 +119,11 @@ class ImageService:
             result = await self._one(ticket, request, request.image)
             return ProcessResponse(**msgspec.structs.asdict(result))
         # One after another: a request of many shares the two threads with the others.
-        return ProcessResponse(results=[await self._item(ticket, request, image) for image in request.images])
+        results = []
+        for image in request.images:
+            results.append(await self._item(ticket, request, image))
+            ticket.report(len(results) / len(request.images))
+        return ProcessResponse(results=results)
 
     async def _item(self, ticket: Ticket, request: ProcessRequest, image: Any) -> ProcessResult:
         try:

@@ -13,7 +13,9 @@ from phalanx.contract.jobs import (
     CreateJobRequest,
     CreateJobResponse,
     JobError,
+    JobProgress,
     JobRequest,
+    JobStage,
     JobView,
     ListJobsRequest,
     ListJobsResponse,
@@ -35,6 +37,26 @@ class JobKind(NamedTuple):
 
     request: type[msgspec.Struct]
     scope: Scope | None
+
+
+class Told:
+    """Which stages of a job's latest attempt one who follows it was told of."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._count = 0
+
+    def missed(self, view: JobView) -> list[JobView]:
+        """Return the job as it was at stages that were not told, but for the one that it is at; all count as told then."""
+        if view.progress is None or not view.progress.stages:
+            return []
+        stages = view.progress.stages
+        if stages[0].at != self._began:
+            # Another attempt's.
+            self._began, self._count = stages[0].at, 0
+        first, self._count = self._count, len(stages)
+        upto = len(stages) - 1 if view.state == "active" else len(stages)
+        return [_at_stage(view, stages[: number + 1]) for number in range(first, upto)]
 
 
 class JobService:
@@ -102,13 +124,19 @@ class JobService:
         return _view(found)
 
     async def events(self, ticket: Ticket, request: JobRequest) -> AsyncIterator[JobView]:
-        """Yield a job now and whenever its state or its attempts change, until it has ended. Raises as `get` does."""
-        before = None
+        """Yield a job now and whenever its state, attempts or progress change, until it has ended. Raises as `get` does.
+
+        Each stage is yielded, in order, those too that were over before it was looked at.
+        """
+        before, told = None, Told()
         while True:
             found = await self._find(ticket, request.id)
-            if (found.state, found.failures) != before:
-                before = (found.state, found.failures)
-                yield _view(found)
+            now = (found.state, found.failures, found.progress)
+            if now != before:
+                before, view = now, _view(found)
+                for earlier in told.missed(view):
+                    yield earlier
+                yield view
             if found.state in ENDED:
                 return
             await asyncio.sleep(LOOK_S)
@@ -141,6 +169,21 @@ class JobService:
         return found
 
 
+def _at_stage(view: JobView, stages: list[JobStage]) -> JobView:
+    """Return a job as it was when the last of some stages began."""
+    latest = stages[-1]
+    progress = JobProgress(fraction=latest.fraction, stage=latest.stage, stages=stages)
+    return msgspec.structs.replace(view, state="active", ended_at=None, result=None, error=None, progress=progress)
+
+
+def _progress(text: bytes) -> JobProgress | None:
+    try:
+        return msgspec.json.decode(text, type=JobProgress) if text else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        # Another worker of the queue's.
+        return None
+
+
 def _view(job: JobRecord) -> JobView:
     error = None
     if job.reason and job.state != "completed":
@@ -153,4 +196,5 @@ def _view(job: JobRecord) -> JobView:
         id=job.id, operation=job.operation, queue=job.queue, state=job.state, attempts=job.failures,
         created_at=job.made_at, started_at=job.started_at, ended_at=job.ended_at,
         result=msgspec.json.decode(job.result) if job.result else None, error=error,
+        progress=_progress(job.progress),
     )  # fmt: skip

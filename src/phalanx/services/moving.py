@@ -26,11 +26,11 @@ class TextVectors:
         self.contracts = contracts
 
     async def of_documents(
-        self, ticket: Ticket, name: str, pinned: TextsContract, texts: Sequence[str]
+        self, ticket: Ticket, name: str, pinned: TextsContract, texts: Sequence[str], *, share: float = 0.0
     ) -> list[Vector]:
-        """Return vectors of texts that are kept. Raises `ContractMismatch`, and what the text model does."""
+        """Return vectors of texts that are kept; `share` as in `TextService.vectors`. Raises `ContractMismatch`, and what the text model does."""
         served = self.contracts.serving(name, pinned)
-        return await self._text.vectors(ticket, served, texts, prompt=pinned.document_prompt)
+        return await self._text.vectors(ticket, served, texts, prompt=pinned.document_prompt, share=share)
 
     async def of_query(self, ticket: Ticket, name: str, pinned: TextsContract, text: str) -> Vector:
         """Return the vector of a text that is searched for. Raises as `of_documents`."""

@@ -45,6 +45,9 @@ from phalanx.services.point_shapes import (
 )
 from phalanx.services.ticket import Ticket
 
+EMBEDDING_SHARE = 0.9
+"""The part of keeping texts that is embedding them, for who follows a job: storing them takes the rest."""
+
 
 class Aim(NamedTuple):
     """Where a search looks, and what the vectors there are. `is_next` says that points are still on their way to it."""
@@ -201,7 +204,9 @@ class PointService:
             return [(stand_in(pinned.dimensions), {**payload, PENDING_KEY: True}) for payload in payloads]
         if pinned not in known:
             texts = [point.text or "" for point in points]
-            known[pinned] = await self._vectors.of_documents(ticket, collection.name, pinned, texts)
+            known[pinned] = await self._vectors.of_documents(
+                ticket, collection.name, pinned, texts, share=EMBEDDING_SHARE
+            )
         return list(zip(known[pinned], payloads, strict=True))
 
     def _aim(self, collection: Collection, *, is_by_id: bool) -> Aim:

@@ -44,6 +44,8 @@ INLINE_CHARS = 2000
 INLINE_VECTORS = 64
 TEXTS_AHEAD = 256
 """Texts of one stream under way at once: several batches of short ones."""
+FOLLOWED_PART = 128
+"""Texts that are computed between two reports of a call that is followed."""
 
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class TextService:
         """Return a request's vectors and what is known of its texts, not yet metered."""
         served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, request.dimensions)
-        found = await self._embed(ticket, served, request.texts, request.truncate, request.prompt)
+        found = await self._embed(ticket, served, request.texts, request.truncate, request.prompt, share=1.0)
 
         def finish_all() -> list[Any]:
             options: Any = {"normalize": request.normalize, "dimensions": request.dimensions, "output": request.output}
@@ -124,7 +126,15 @@ class TextService:
         _check(served, len(request.texts), request.prompt, None)
         found = [Embedded() for _ in request.texts]
         await self._compute(
-            ticket, served, found, request.texts, range(len(found)), request.truncate, request.prompt, want_tokens=True
+            ticket,
+            served,
+            found,
+            request.texts,
+            range(len(found)),
+            request.truncate,
+            request.prompt,
+            want_tokens=True,
+            share=1.0,
         )
         items, tokens = _settle(ticket, served, found)
         matrices: list[Any] = [one.raw for one in found]
@@ -171,15 +181,22 @@ class TextService:
         )
 
     async def vectors(
-        self, ticket: Ticket, served: ServedText, texts: Sequence[str], *, prompt: str | None = None
+        self,
+        ticket: Ticket,
+        served: ServedText,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        share: float = 0.0,
     ) -> list[Vector]:
         """Return a unit vector a text by one version of a model, whoever calls: what a collection is pinned to.
 
-        The first text that fails fails the call, its number said. Raises `InvalidRequest`, `TooLarge`, `Overloaded`,
+        `share` is the part of the call that this is, for who follows it; 0 reports nothing. The first text that fails fails
+        the call, its number said. Raises `InvalidRequest`, `TooLarge`, `Overloaded`,
         `DeadlineExceeded`.
         """
         _check(served, len(texts), prompt, None)
-        found = await self._embed(ticket, served, texts, "end", prompt)
+        found = await self._embed(ticket, served, texts, "end", prompt, share=share)
         for index, one in enumerate(found):
             if isinstance(one.error, InvalidRequest):
                 raise InvalidRequest(f"the text of points[{index}]: {one.error.detail}", param="text")
@@ -191,7 +208,14 @@ class TextService:
         ]
 
     async def _embed(
-        self, ticket: Ticket, served: ServedText, texts: Sequence[Text], truncate: Truncate, prompt: str | None
+        self,
+        ticket: Ticket,
+        served: ServedText,
+        texts: Sequence[Text],
+        truncate: Truncate,
+        prompt: str | None,
+        *,
+        share: float = 0.0,
     ) -> list[Embedded]:
         """Look every text up, compute what is missing, keep it."""
         tenant = "" if self._share_cache else ticket.cached_for
@@ -206,7 +230,7 @@ class TextService:
                 _fill(found[index], hit)
         self._on_lookup(len(texts) - len(missing), len(missing))
         if missing:
-            await self._compute(ticket, served, found, texts, missing, truncate, prompt, keys=keys)
+            await self._compute(ticket, served, found, texts, missing, truncate, prompt, keys=keys, share=share)
             await self._cache.set_many([(keys[i], _keep(found[i])) for i in missing if found[i].raw is not None])
         return found
 
@@ -222,6 +246,7 @@ class TextService:
         *,
         keys: Sequence[bytes] | None = None,
         want_tokens: bool = False,
+        share: float = 0.0,
     ) -> None:
         """Tokenise the texts at `indices`, run them, and fill in `found`."""
 
@@ -244,7 +269,15 @@ class TextService:
         if not ready:
             return
         submissions = [Submission(one, keys[index] if keys is not None else None) for index, one in ready]
-        results = await served.runner.submit(submissions, tenant=ticket.tenant, deadline=ticket.deadline)
+        # In parts only where somebody follows: between two of them the engine may be idle.
+        part = FOLLOWED_PART if ticket.followed_by is not None and share else len(submissions)
+        results: list[Any] = []
+        for begin in range(0, len(submissions), part):
+            some = submissions[begin : begin + part]
+            results += await served.runner.submit(some, tenant=ticket.tenant, deadline=ticket.deadline)
+            if share and len(found) > 1:
+                done = len(found) - len(submissions) + len(results)
+                ticket.report(share * done / len(found))
         meter = ticket.meter
         for (index, _), result in zip(ready, results, strict=True):
             if isinstance(result, PhalanxError):

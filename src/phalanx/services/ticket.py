@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -98,12 +99,23 @@ class Meter:
         self.simulated = self.simulated or answered.is_simulated
 
 
+class Step(NamedTuple):
+    """How far a call has come: the part of the whole that is done, 0 to 1, and the stage that begins, if its row has stages."""
+
+    fraction: float
+    stage: str = ""
+
+
+Follow = Callable[[Step], None]
+"""Is told each step as it happens, on the event loop; it returns at once and raises nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """Proof of admission. Only the gate makes one; it stays open until the last byte of the answer.
 
     `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds. `on_behalf_of` is whom the caller, a worker
-    that has its calls run by this one, says that it calls for.
+    that has its calls run by this one, says that it calls for. `followed_by` is told how far the call has come.
     """
 
     id: str
@@ -121,6 +133,12 @@ class Ticket:
     grant: Grant | None = None
     meter: Meter = field(default_factory=Meter)
     on_behalf_of: str = ""
+    followed_by: Follow | None = None
+
+    def report(self, fraction: float, stage: str = "") -> None:
+        """Say how far the call has come, to whoever follows it; where nobody does, nothing happens."""
+        if self.followed_by is not None:
+            self.followed_by(Step(fraction, stage))
 
     @property
     def tenant(self) -> str:
@@ -140,7 +158,7 @@ class Call:
     `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
     is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns. `deadline`, in
     seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later. `simulated` says that an answer which is repeated
-    was a stand-in's. `on_behalf_of` is what the ticket says too.
+    was a stand-in's. `on_behalf_of` and `followed_by` are what the ticket says too.
     """
 
     credential: Credential
@@ -157,6 +175,7 @@ class Call:
     simulated: bool = False
     request: Any = None
     on_behalf_of: str = ""
+    followed_by: Follow | None = None
 
     @property
     def meter(self) -> Meter | None:

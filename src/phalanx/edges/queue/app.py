@@ -13,7 +13,7 @@ import msgspec
 from phalanx.edges.json_body import BodyDecoder, decode_json, encode_json, too_large
 from phalanx.errors import Internal, NotFound, PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
-from phalanx.services.ticket import Call, Credential, Task
+from phalanx.services.ticket import Call, Credential, Follow, Task
 from phalanx.settings import Secret
 from phalanx.settings.queues import JobMapping
 from phalanx.telemetry import Log, Metrics, RequestLog
@@ -95,8 +95,8 @@ class QueueEdge:
         self._on_finished = on_finished
         self.max_job_bytes = max(self._limits.values(), default=0)
 
-    async def run(self, delivery: Delivery) -> Outcome:
-        """Run a job once. Only the end of the process, or of this task, keeps it from an outcome."""
+    async def run(self, delivery: Delivery, followed_by: Follow | None = None) -> Outcome:
+        """Run a job once, telling `followed_by` how far it is. Only the end of the process, or of this task, keeps it from an outcome."""
         began = time.perf_counter()
         mapping = self._mappings.get(delivery.name)
         name = delivery.name if mapping is None else mapping.operation
@@ -106,6 +106,7 @@ class QueueEdge:
         try:
             row = self._row(name)
             inbound, data = self._open(delivery, row, mapping)
+            inbound.followed_by = followed_by
             outcome = Done(encode_json(await call(self._entrance, row, inbound, self._reader(row, data))))
         except PhalanxError as error:
             code = error.code

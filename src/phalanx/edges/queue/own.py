@@ -7,7 +7,10 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
+from phalanx.edges.queue.progress import Progress
 from phalanx.edges.queue.retrying import MAX_DEATHS_ALONE, backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.errors import Internal, JobQuarantined, PhalanxError
@@ -97,13 +100,20 @@ class OwnWorker:
         )  # fmt: skip
         if not job.stalled:
             async with self._turnstile.among():
-                return await self._edge.run(delivery)
+                return await self._run(job, delivery)
         if job.deaths >= MAX_DEATHS_ALONE:
             said = f"the process that ran the job died {job.deaths} times while it ran nothing else"
             return self._edge.refuse(delivery, JobQuarantined(said))
         async with self._turnstile.alone():
             await self._patiently(lambda: self._jobs.note_alone(job.id))
-            return await self._edge.run(delivery)
+            return await self._run(job, delivery)
+
+    async def _run(self, job: ClaimedJob, delivery: Delivery) -> Outcome:
+        progress = Progress(lambda new: self._jobs.note_progress(job.id, msgspec.json.encode(new[-1])), self._unheard)
+        try:
+            return await self._edge.run(delivery, progress.note)
+        finally:
+            await progress.end()
 
     async def _tell(self, job: ClaimedJob, outcome: Outcome | None) -> None:
         now = self._clock.now()
@@ -140,6 +150,9 @@ class OwnWorker:
             except PhalanxError as error:
                 self._note(error)
                 await asyncio.sleep(WAIT_S)
+
+    def _unheard(self, error: Exception) -> None:
+        self._log.debug("the progress of a job was not noted", error=type(error).__name__)
 
     def _note(self, error: PhalanxError) -> None:
         if not self._failing:

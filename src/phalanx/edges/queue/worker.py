@@ -13,11 +13,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import bullmq
+import msgspec
 
+from phalanx.contract.jobs import JobProgress
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
+from phalanx.edges.queue.progress import Progress
 from phalanx.edges.queue.retrying import MAX_DEATHS_ALONE, backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.errors import Internal, InvalidRequest, JobQuarantined
@@ -177,14 +181,25 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             return self._edge.refuse(delivery, JobQuarantined("another worker gave the job up as stalled too often"))
         if not job.stalledCounter:
             async with self._turnstile.among():
-                return await self._edge.run(delivery)
+                return await self._run(job, delivery)
         deaths = int(raw.get(ALONE) or 0)
         if deaths >= MAX_DEATHS_ALONE:
             said = f"the process that ran the job died {deaths} times while it ran nothing else"
             return self._edge.refuse(delivery, JobQuarantined(said))
         async with self._turnstile.alone():
             await self._patiently(lambda: self.client.hincrby(self.backend.toKey(job.id), ALONE, 1))
-            return await self._edge.run(delivery)
+            return await self._run(job, delivery)
+
+    async def _run(self, job: Any, delivery: Delivery) -> Outcome:
+        async def tell(new: Sequence[JobProgress]) -> None:
+            for one in new:
+                await self.backend.updateProgress(job.id, msgspec.to_builtins(one))
+
+        progress = Progress(tell, self._unheard)
+        try:
+            return await self._edge.run(delivery, progress.note)
+        finally:
+            await progress.end()
 
     async def _delivery(self, job: Any, data: bytes) -> Delivery:
         made_ms = await self._billed_at(job)
@@ -267,6 +282,9 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
                     raise
                 self._note(error)
                 await asyncio.sleep(RETRY_MS / 1000)
+
+    def _unheard(self, error: Exception) -> None:
+        self._log.debug("the progress of a job was not told", queue=self._place, error=type(error).__name__)
 
     def _note(self, error: Any, *_: Any) -> None:
         """Log that Redis cannot be used, once until it can."""

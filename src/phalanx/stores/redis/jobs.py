@@ -135,6 +135,7 @@ class BullJobs:
             msgspec.json.encode(fields), int(raw["timestamp"]) / 1e3, int(raw.get("atm") or 0),
             _instant(raw.get("processedOn")), _instant(raw.get("finishedOn")),
             str(raw.get("returnvalue") or "").encode(), str(raw.get("failedReason") or ""),
+            str(raw.get("progress") or "").encode(),
         )  # fmt: skip
 
 

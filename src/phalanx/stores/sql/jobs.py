@@ -15,7 +15,19 @@ from phalanx.stores.sql.tables import jobs
 CALLER = "_caller"
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 C = jobs.c
-COLUMNS = (C.id, C.organisation, C.operation, C.queue, C.state, C.data, C.made_at, C.failures, C.started_at, C.ended_at)
+COLUMNS = (
+    C.id,
+    C.organisation,
+    C.operation,
+    C.queue,
+    C.state,
+    C.data,
+    C.made_at,
+    C.failures,
+    C.started_at,
+    C.ended_at,
+    C.progress,
+)
 
 
 class SqlJobs:
@@ -99,6 +111,10 @@ class SqlJobs:
         """Count that a job begins to run alone."""
         await self._update(C.id == job_id, deaths=C.deaths + 1)
 
+    async def note_progress(self, job_id: str, progress: bytes) -> None:
+        """Keep how far a job has come."""
+        await self._update(and_(C.id == job_id, C.state == "active"), progress=progress)
+
     async def complete(self, job_id: str, result: bytes, *, at: float) -> None:
         """Keep what a job has brought."""
         await self._update(C.id == job_id, state="completed", result=result, reason="", ended_at=at)
@@ -129,6 +145,7 @@ def _record(row: object) -> JobRecord:
     fields.pop(CALLER, None)
     due_at = values.pop("due_at")
     values.pop("leased_until", None)
+    values["progress"] = values["progress"] or b""
     if values["state"] == "waiting" and due_at > values["made_at"]:
         values["state"] = "delayed"
     return JobRecord(request=msgspec.json.encode(fields), **values)

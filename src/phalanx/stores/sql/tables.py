@@ -240,6 +240,7 @@ jobs = Table(
     Column("ended_at", Double),
     Column("result", LargeBinary, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("progress", LargeBinary),
     PrimaryKeyConstraint("id"),
     Index(None, "state", "priority", "due_at"),
     Index(None, "organisation", "made_at"),
