@@ -470,6 +470,17 @@ async def test_values_are_tallied_exactly(store: VectorStore) -> None:
         await store.tally("a", "n", limit=1)
 
 
+async def test_a_value_whose_points_are_gone_is_not_counted(store: VectorStore) -> None:
+    """Whoever is forgotten is not listed with no faces."""
+    await store.create("a", dimensions=8, distance="cosine", indexed=["who"])
+    await store.upsert("a", points(drawn(6), lambda n: {"who": "abc"[n % 3], "n": n}))
+    await store.delete_where("a", Filter(must=[match("who", "a")]))
+    await store.delete("a", [name(1)])
+    assert await store.tally("a", "who", limit=5) == [("c", 2), ("b", 1)]
+    only = Filter(must=[between("n", gte=5)])
+    assert await store.tally("a", "who", limit=5, only=only) == [("c", 1)]
+
+
 async def test_ten_thousand_points(store: VectorStore) -> None:
     rows = drawn(10_000, 32)
     await store.create("a", dimensions=32, distance="cosine", indexed=["group"])

@@ -67,8 +67,11 @@ def stored_value(value: str | int | bool) -> str | int:
 
 
 def tallied(hits: Iterable[tuple[Any, int]], limit: int) -> list[tuple[str, int]]:
-    """Return the words of a tally that was asked for two values more than `limit`: true and false are no words."""
-    read = ((_decoded(value), count) for value, count in hits)
+    """Return the words of a tally that was asked for two values more than `limit`: true and false are no words.
+
+    Values whose points are gone come with a count of 0, until their segment is written anew: they are left out.
+    """
+    read = ((_decoded(value), count) for value, count in hits if count)
     return [(word, count) for word, count in read if isinstance(word, str)][:limit]
 
 
