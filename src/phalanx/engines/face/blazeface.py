@@ -6,6 +6,7 @@ MediaPipe 0.10.21's graphs. Coordinates in this module are parts of the network'
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ OVERLAP = 0.3
 
 LARGEST_LOGIT = 100.0
 """Scores are clipped here (`score_clipping_thresh`); they come down to -727, where `exp` overflows."""
+
+MARGIN = 1e-3
+"""By how much a logit may be too low and its score still be worked out: more than float32 rounds by."""
 
 
 class Layout(NamedTuple):
@@ -60,13 +64,16 @@ def decode(layout: Layout, anchors: Floats, outputs: list[Floats], min_score: fl
     `outputs` are the regressors `[1, n, 16]` and the logits `[1, n, 1]`, in either order.
     """
     regressors, logits = sorted((output[0] for output in outputs), key=lambda rows: -rows.shape[-1])
-    clipped = np.clip(logits[:, 0].astype(np.float64), -LARGEST_LOGIT, LARGEST_LOGIT)
+    # Most of the thousands of anchors see nothing: scores are worked out for those that may have enough alone.
+    likely = np.flatnonzero(logits[:, 0] >= _logit(min_score))
+    clipped = np.clip(logits[likely, 0].astype(np.float64), -LARGEST_LOGIT, LARGEST_LOGIT)
     scores = (1.0 / (1.0 + np.exp(-clipped))).astype(np.float32)
-    kept = np.flatnonzero(scores >= min_score)
+    enough = scores >= min_score
+    kept, scores = likely[enough], scores[enough]
     raw, at = regressors[kept] / np.float32(layout.size), anchors[kept]
     centres, halves = raw[:, :2] + at, raw[:, 2:4] / 2
     keypoints = raw[:, 4:].reshape(-1, KEYPOINTS, 2) + at[:, None]
-    return Candidates(np.concatenate((centres - halves, centres + halves), axis=1), keypoints, scores[kept])
+    return Candidates(np.concatenate((centres - halves, centres + halves), axis=1), keypoints, scores)
 
 
 def merge(found: Candidates) -> Candidates:
@@ -74,25 +81,36 @@ def merge(found: Candidates) -> Candidates:
 
     Plain suppression would keep the best box alone; the mean moves less from one picture to the next.
     """
+    if len(found.scores) < 2:
+        return found
     left = np.argsort(-found.scores, kind="stable")
-    boxes, keypoints, scores = [], [], []
+    shapes = np.concatenate((found.boxes, found.keypoints.reshape(-1, 2 * KEYPOINTS)), axis=1)
+    means, scores = [], []
     while left.size:
         overlaps = _overlaps(found.boxes[left[0]], found.boxes[left]) > OVERLAP
         overlaps[0] = True  # also where a box has no area
         members, left = left[overlaps], left[~overlaps]
-        weights = found.scores[members] / found.scores[members].sum()
-        boxes.append(np.tensordot(weights, found.boxes[members], 1))
-        keypoints.append(np.tensordot(weights, found.keypoints[members], 1))
+        weights = found.scores[members]
+        means.append(weights @ shapes[members] / weights.sum())
         scores.append(found.scores[members[0]])
-    if not scores:
-        return found
-    return Candidates(np.stack(boxes), np.stack(keypoints), np.array(scores, dtype=np.float32))
+    merged = np.stack(means)
+    return Candidates(merged[:, :4], merged[:, 4:].reshape(-1, KEYPOINTS, 2), np.array(scores, dtype=np.float32))
+
+
+def _logit(score: float) -> float:
+    """Return a logit below which no score reaches `score`, rounded as it may be."""
+    if score <= MARGIN:
+        return -math.inf
+    score = min(score, 1 - MARGIN)
+    return math.log(score / (1 - score)) - MARGIN
 
 
 def _overlaps(one: Floats, others: Floats) -> Floats:
     """Return the intersection over union of a box with others `[n, 4]`."""
-    least, most = np.maximum(one[:2], others[:, :2]), np.minimum(one[2:], others[:, 2:])
-    shared = np.prod(np.clip(most - least, 0, None), axis=1)
-    union = np.prod(one[2:] - one[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    np.maximum(sides, 0, out=sides)
+    shared = sides[:, 0] * sides[:, 1]
+    whole = others[:, 2:] - others[:, :2]
+    union = (one[2] - one[0]) * (one[3] - one[1]) + whole[:, 0] * whole[:, 1] - shared
     result: Floats = shared / np.maximum(union, np.float32(1e-12))
     return result

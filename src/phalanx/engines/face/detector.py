@@ -95,7 +95,8 @@ class Range:
     def find(self, square: Square, min_score: float) -> Candidates:
         """Return the faces in a square, the surest first, in parts of it."""
         # -1 to 1, where it lies already: one thread uses a network.
-        np.multiply(square.pixels[None], np.float32(1 / 127.5), out=self._pixels)
+        self._pixels[0] = square.pixels
+        self._pixels *= np.float32(1 / 127.5)
         self._pixels -= 1.0
         outputs = list(self.backend.infer(self._pixels).values())
         return merge(decode(self._layout, self._anchors, outputs, min_score))

@@ -12,6 +12,9 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 """RGB, `[height, width, 3]`."""
 
+NEARLY_ONE = 1.15
+"""Up to this ratio bilinear sampling alone shrinks: it passes over no pixel."""
+
 
 class Square(NamedTuple):
     """A square of an image as the network sees it. `to_image` `[2, 3]` maps a part of it (0 to 1) to pixels of the image."""
@@ -43,29 +46,35 @@ def cut_square(image: Image, centre: tuple[float, float], side: float, angle: fl
     """Return the square of `side` pixels around `centre`, turned by `angle` (radians), scaled to `size` pixels.
 
     Outside the image it is black. When it shrinks, only what lies in it is averaged first, so that the cost follows
-    what is asked for rather than the image.
+    what is asked for rather than the image: by halves, and what they leave of the ratio by a filter of three pixels,
+    which together take a third of the time of means over parts of pixels.
     """
     along = side * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     to_image = np.column_stack((along, np.array(centre) - along.sum(axis=1) / 2))
-    reach = side * (abs(math.cos(angle)) + abs(math.sin(angle))) / 2 + 2
+    shrink = max(1.0, side / size)
+    reach = side * (abs(math.cos(angle)) + abs(math.sin(angle))) / 2 + 2 * shrink
     height, width = image.shape[:2]
     left, top = (max(0, math.floor(c - reach)) for c in centre)
     right, bottom = min(width, math.ceil(centre[0] + reach)), min(height, math.ceil(centre[1] + reach))
     if right <= left or bottom <= top:
         return Square(np.zeros((size, size, 3), dtype=np.uint8), to_image)
-    part: npt.NDArray[Any] = image[top:bottom, left:right]
-    shrink = max(1.0, side / size)
-    if shrink > 1:
-        wide, high = max(1, round(part.shape[1] / shrink)), max(1, round(part.shape[0] / shrink))
-        part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)
-    scale = np.array([part.shape[1] / (right - left), part.shape[0] / (bottom - top)])
+    part, divisor = averaged(image[top:bottom, left:right], shrink)
+    left_over = shrink / divisor
+    if left_over > NEARLY_ONE:
+        part = cv2.sepFilter2D(part, -1, *2 * (_mean_of(left_over),))
     # From pixels of the square to pixels of the part. Pixel centres lie half a pixel from their corners.
-    linear = to_image[:, :2] / size * scale[:, None]
-    shift = (to_image[:, 2] - (left, top)) * scale + linear.sum(axis=1) / 2 - 0.5
+    linear = to_image[:, :2] / (size * divisor)
+    shift = (to_image[:, 2] - (left, top)) / divisor + linear.sum(axis=1) / 2 - 0.5
     pixels = cv2.warpAffine(
         part, np.column_stack((linear, shift)), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
     return Square(pixels.astype(np.uint8, copy=False), to_image)
+
+
+def _mean_of(width: float) -> npt.NDArray[np.float64]:
+    """Return weights of a pixel between its neighbours for the mean over `width` pixels, 1 to 2."""
+    beside = (width - 1) / (2 * width)
+    return np.array([beside, 1 / width, beside])
 
 
 def averaged(image: Image, shrink: float) -> tuple[Image, int]:
@@ -76,14 +85,14 @@ def averaged(image: Image, shrink: float) -> tuple[Image, int]:
     and its mirror image, 0.0147 with those). Bilinear alone moves them by up to 22 pixels. Rows and columns that fill no
     square are left out.
     """
+    part: npt.NDArray[Any] = image
     divisor = 1
-    while 2 * divisor <= shrink and 2 * divisor <= min(image.shape[:2]):
+    # By halves, each of which takes a fifteenth of the time of another ratio.
+    while 2 * divisor <= shrink and min(part.shape[:2]) >= 2:
+        high, wide = part.shape[0] // 2, part.shape[1] // 2
+        part = cv2.resize(part[: high * 2, : wide * 2], (wide, high), interpolation=cv2.INTER_AREA)
         divisor *= 2
-    if divisor == 1:
-        return image, 1
-    high, wide = image.shape[0] // divisor, image.shape[1] // divisor
-    whole = image[: high * divisor, : wide * divisor]
-    return cv2.resize(whole, (wide, high), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False), divisor
+    return part.astype(np.uint8, copy=False), divisor
 
 
 def scaled_chip(image: Image, side: int) -> Image:

@@ -71,3 +71,13 @@ def test_nothing_and_boxes_without_area() -> None:
     assert len(merge(nothing).scores) == 0
     point = Candidates(np.zeros((2, 4), np.float32), np.zeros((2, 6, 2), np.float32), np.ones(2, np.float32))
     assert len(merge(point).scores) == 2
+
+
+@pytest.mark.parametrize("least", [0.0, 0.0005, 0.2, 0.5, 0.9, 0.9995, 1.0])
+def test_those_with_enough_are_those_that_all_scores_would_give(least: float) -> None:
+    """Scores are worked out for likely anchors alone; at the threshold itself none is lost."""
+    logits = np.random.default_rng(3).normal(0, 6, (1, 896, 1)).astype(np.float32)
+    logits[0, :4, 0] = (np.log(least / (1 - least)) if 0 < least < 1 else 20.0), -120.0, 120.0, 0.0
+    scores = (1 / (1 + np.exp(-np.clip(logits[0, :, 0].astype(np.float64), -100, 100)))).astype(np.float32)
+    found = decode(SHORT_RANGE, SHORT_RANGE.anchors(), [np.zeros((1, 896, 16), np.float32), logits], least)
+    assert np.array_equal(found.scores, scores[scores >= least])

@@ -56,3 +56,14 @@ def test_a_chip_is_scaled_to_the_model() -> None:
     assert scaled_chip(image(10, 20), 112).shape == (112, 112, 3)
     same = image(150, 150)
     assert scaled_chip(same, 150) is same
+
+
+@pytest.mark.parametrize("shrink", [1.3, 1.5, 1.9, 2.0, 2.7, 3.9, 4.1, 7.5])
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_what_is_finer_than_a_pixel_becomes_grey(shrink: float, angle: float) -> None:
+    """A chessboard of single pixels; sampling alone would make a coarse pattern of it, of 0 to 255."""
+    board = (np.indices((1200, 1200)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    square = cut_square(np.repeat(board[:, :, None], 3, axis=2), (600, 600), 128 * shrink, angle, 128)
+    inner = square.pixels[8:-8, 8:-8].astype(float)
+    assert inner.mean() == pytest.approx(127.5, abs=2)
+    assert inner.std() < 20
