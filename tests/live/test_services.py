@@ -85,6 +85,17 @@ def test_health_speaks_of_its_own_models_only(four: dict[str, WorkerProcess], se
     assert four[service].get("/readyz")[0] == four[service].get("/startupz")[0] == 200
 
 
+@pytest.mark.parametrize("service", REQUESTS)
+def test_info_tells_what_is_served_without_texts(four: dict[str, WorkerProcess], service: str) -> None:
+    """The model of face vectors, else the detector, else none; nothing about texts."""
+    status, answer = four[service].get("/info")
+    info = json.loads(answer)
+    assert (status, info["status"], info["services"], info["models"]) == (200, "ready", [service], MODELS[service])
+    assert info.get("model_id") == (MODELS[service][-1] if MODELS[service] else None)
+    assert info.get("embedding_dim") == (128 if service == "face-embedding" else None)
+    assert not {"max_input_length", "max_batch_tokens", "model_type"} & info.keys()
+
+
 def test_only_the_routes_of_the_service_are_documented(four: dict[str, WorkerProcess]) -> None:
     paths = json.loads(four["similarity"].get("/openapi.json")[1])["paths"]
     assert {"/api/calculate-similarity", "/v1/vectors/similarity", "/v1/keys", "/health"} <= paths.keys()

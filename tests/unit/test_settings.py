@@ -122,6 +122,8 @@ SHARED = {"DATABASE_URL": "postgres://u:p@localhost/x", "REDIS_URL": "redis://lo
         ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: it begins with none of"),
         ({"WORKERS": "2"}, "set DATABASE_URL to a PostgreSQL database and REDIS_URL"),
         ({"WORKERS": "2", "DATABASE_URL": SHARED["DATABASE_URL"]}, "WORKERS"),
+        ({**SHARED, "SERVICES": "text,collections"}, "set QDRANT_URL, or leave them out"),
+        ({**SHARED, "SERVICES": "vectors", "WORKERS": "2"}, "set QDRANT_URL, or leave them out"),
         ({"DATABASE_MIN_CONNECTIONS": "9", "DATABASE_MAX_CONNECTIONS": "8"}, "DATABASE_MIN_CONNECTIONS"),
         ({"USAGE_JOURNAL": "redis"}, "needs REDIS_URL"),
         ({"ALLOWED_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "name the origins"),

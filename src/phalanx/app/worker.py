@@ -203,6 +203,7 @@ def http_edge(
     system = SystemEndpoints(
         app.health, app.registry, documents=documents, is_loop_turning=is_loop_turning,
         max_concurrent=settings.max_concurrent_requests, max_batch_tokens=TOKEN_BUDGET,
+        services=sorted(settings.served), rosters=app.models.rosters,
     )  # fmt: skip
     cors = Cors(
         settings.allowed_origins, credentials=settings.cors_allow_credentials, methods=settings.cors_allow_methods,

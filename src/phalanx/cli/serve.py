@@ -19,7 +19,7 @@ import typer
 import uvloop
 
 import phalanx
-from phalanx.app import App, build, http_edge, own_worker
+from phalanx.app import ONE_PROCESS, App, build, http_edge, own_worker
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
@@ -31,6 +31,7 @@ from phalanx.edges.metrics_server import metrics_server
 from phalanx.engines.threads import share_of_cpus
 from phalanx.errors import PhalanxError
 from phalanx.settings import Settings, SettingsError, load, log_format
+from phalanx.signals import ignore_signals
 from phalanx.supervisor.lifeline import Lifeline, open_lifeline
 from phalanx.supervisor.sums import snapshot
 from phalanx.telemetry import LEVELS, RequestLog, configure_logs
@@ -107,6 +108,8 @@ def serve(
             return
         settings = read_settings(given, own_ports(services or ()))
         configure_logs(level=settings.log_level, style=log_format(settings))
+        if settings.lacks_qdrant:
+            structlog.get_logger("phalanx").warning("every call about collections will be refused", reason=ONE_PROCESS)
         if settings.workers > 1:
             sys.exit(supervise(settings, services or ()))
         uvloop.run(_serve_alone(settings))
@@ -131,10 +134,11 @@ async def _serve_alone(settings: Settings) -> None:
             grpc_port=beside[0].port if beside else None,
         )  # fmt: skip
         try:
-            await edge.serve_forever(beside)
+            await edge.serve_forever(beside, keeps_signals=True)
         finally:
             if watched:
                 await metrics.drain()
+    ignore_signals()
 
 
 def own_ports(services: Sequence[str]) -> dict[str, str]:
@@ -160,6 +164,7 @@ async def _serve_in(seat: Seat, given: Mapping[str, str]) -> None:
         except (PhalanxError, CannotListen) as error:
             lifeline.fail(error.detail if isinstance(error, PhalanxError) else str(error))
             raise
+    ignore_signals()
 
 
 async def _serve_shared(settings: Settings, seat: Seat, lifeline: Lifeline, fields: Mapping[str, str]) -> None:

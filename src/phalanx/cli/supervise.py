@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from phalanx.edges.http.server import TlsFiles, tls_context
 from phalanx.edges.listeners import bind
 from phalanx.edges.metrics_server import metrics_server
 from phalanx.settings import Settings
+from phalanx.signals import ENDING, ignore_signals
 from phalanx.stores.sql.database import migrate
 from phalanx.supervisor.supervisor import Patience, Supervisor
 
@@ -83,8 +85,9 @@ async def _supervise(
         metrics_port=metrics.port if watched else None, grpc_port=grpc_port, workers=settings.workers,
     )  # fmt: skip
     try:
-        return await supervisor.run()
+        return await supervisor.run(keeps_signals=True)
     finally:
         if watched:
             await metrics.drain()
         log.info("stopped")
+        ignore_signals((*ENDING, signal.SIGHUP))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,9 +17,8 @@ from phalanx.cli.worker import read_settings
 from phalanx.edges.metrics_server import metrics_server
 from phalanx.edges.queue.worker import QueueWorker
 from phalanx.settings import Settings, log_format
+from phalanx.signals import ignore_signals, on_signal
 from phalanx.telemetry import Log, configure_logs
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def work(
@@ -66,17 +64,17 @@ async def _work(settings: Settings) -> None:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
     app.log.info("stopped")
+    ignore_signals()
 
 
 async def _until_told(workers: list[QueueWorker], log: Log, drain_s: float) -> None:
     """Work until a signal; then finish what runs, and at the next one give it back."""
-    loop, asked, hurried = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    asked, hurried = asyncio.Event(), asyncio.Event()
 
     def ask() -> None:
         (hurried if asked.is_set() else asked).set()
 
-    for number in SIGNALS:
-        loop.add_signal_handler(number, ask)
+    on_signal(ask)
     running = [asyncio.create_task(worker.run()) for worker in workers]
     waiting = asyncio.create_task(asked.wait())
     done, _ = await asyncio.wait({waiting, *running}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,8 +92,6 @@ async def _until_told(workers: list[QueueWorker], log: Log, drain_s: float) -> N
     for task in (waiting, hurrying, *running):
         task.cancel()
     await asyncio.gather(waiting, hurrying, *running, return_exceptions=True)
-    for number in SIGNALS:
-        loop.remove_signal_handler(number)
 
 
 async def _stop(workers: list[QueueWorker], drain_s: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from dotenv import dotenv_values
 
+from phalanx.contract.services import ALL_SERVICES
 from phalanx.settings.parsing import Secret
 from phalanx.settings.table import UNUSED, Settings, Variable
 
@@ -134,6 +135,10 @@ def _contradictions(settings: Settings) -> list[str]:
         (
             settings.workers > 1 and not settings.is_shared,
             "WORKERS: more than one process needs shared stores; set DATABASE_URL to a PostgreSQL database and REDIS_URL.",
+        ),
+        (
+            settings.lacks_qdrant and bool(settings.services) and settings.served != set(ALL_SERVICES),
+            "SERVICES: collections are shared by several processes through Qdrant alone; set QDRANT_URL, or leave them out.",
         ),
         (
             settings.database_min_connections > settings.database_max_connections,

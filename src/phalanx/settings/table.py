@@ -161,7 +161,7 @@ class Settings:
     allowed_origins: Annotated[tuple[str, ...], Variable("ALLOWED_ORIGINS", origins, "origins whose web pages may call, by comma; * is all")] = ()
     cors_allow_credentials: Annotated[bool, Variable("CORS_ALLOW_CREDENTIALS", flag, "let those pages send cookies and credentials; not with *")] = False
     cors_allow_headers: Annotated[tuple[str, ...], Variable("CORS_ALLOW_HEADERS", words, "request headers that they may send, by comma; * is all")] = ("authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id")
-    cors_expose_headers: Annotated[tuple[str, ...], Variable("CORS_EXPOSE_HEADERS", words, "response headers that they may read, by comma")] = ("x-request-id", "server-timing", "x-model", "x-model-version", "ratelimit", "ratelimit-policy", "retry-after")
+    cors_expose_headers: Annotated[tuple[str, ...], Variable("CORS_EXPOSE_HEADERS", words, "response headers that they may read, by comma")] = ("etag", "idempotency-replayed", "ratelimit", "ratelimit-policy", "retry-after", "server-timing", "x-model", "x-model-version", "x-quota-warning", "x-ratelimit-degraded", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id", "x-simulated")
     cors_allow_methods: Annotated[tuple[str, ...], Variable("CORS_ALLOW_METHODS", methods, "methods that they may use, by comma")] = ("GET", "POST", "PUT", "PATCH", "DELETE")
     trusted_proxy_ips: Annotated[tuple[Network, ...], Variable("TRUSTED_PROXY_IPS", networks, "addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, by comma")] = ()
     force_https: Annotated[bool, Variable("FORCE_HTTPS", flag, "redirect or refuse what did not come over TLS, probes excepted, and send HSTS")] = False
@@ -179,6 +179,11 @@ class Settings:
         """Return the bytes that a body may have on a row whose `own` default differs; what the operator set goes before."""
         is_default = self.max_request_size_bytes == Settings.max_request_size_bytes
         return own if own is not None and is_default else self.max_request_size_bytes
+
+    @property
+    def lacks_qdrant(self) -> bool:
+        """Whether collections are to be served by what may be one of several processes, without a Qdrant that these share."""
+        return self.qdrant_url is None and "collections" in self.served and (self.is_shared or self.workers > 1)
 
     @property
     def served(self) -> frozenset[ServiceName]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
+from phalanx.signals import on_signal
 from phalanx.supervisor.messages import (
     Accept,
     Beat,
@@ -153,9 +153,7 @@ async def open_lifeline(fd: int, *, log: Log) -> AsyncIterator[Lifeline]:
     line = socket.socket(fileno=fd)
     line.set_inheritable(False)
     lifeline = Lifeline(*await asyncio.open_unix_connection(sock=line), log=log)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lifeline.drain, Drain())
+    on_signal(lambda: lifeline.drain(Drain()))
     tasks = [asyncio.create_task(work) for work in (lifeline.listen(), lifeline.beat(), lifeline.send_reports())]
     try:
         yield lifeline

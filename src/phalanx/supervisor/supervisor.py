@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from phalanx.signals import ENDING, on_signal, restore_signals
 from phalanx.supervisor.messages import Accept, Drain, Family, Hurry
 from phalanx.supervisor.process import WorkerProcess
 from phalanx.supervisor.sums import Member, SummedMetrics, snapshot
@@ -98,12 +99,13 @@ class Supervisor:
         """
         self._renewal.set()
 
-    async def run(self) -> int:
-        """Keep the workers running until `stop`, or until they cannot be started; return the exit status."""
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.renew}
-        for number, handle in handlers.items():
-            loop.add_signal_handler(number, handle)
+    async def run(self, *, keeps_signals: bool = False) -> int:
+        """Keep the workers running until `stop`, or until they cannot be started; return the exit status.
+
+        With `keeps_signals` further signals mean nothing then; else they have their defaults back.
+        """
+        on_signal(self.stop)
+        on_signal(self.renew, (signal.SIGHUP,))
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 watching = self._tasks.create_task(self._watch())
@@ -115,8 +117,8 @@ class Supervisor:
                 in_order = await self._end_all()
                 watching.cancel()
         finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
+            if not keeps_signals:
+                restore_signals((*ENDING, signal.SIGHUP))
         return 0 if in_order and not self._gave_up else 1
 
     def _start(self, slot: Slot) -> WorkerProcess:

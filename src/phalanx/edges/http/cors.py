@@ -18,7 +18,7 @@ MAX_ASKED_BYTES = 1024
 EXPOSED = (
     "etag", "idempotency-replayed", "ratelimit", "ratelimit-policy", "retry-after", "server-timing", "x-model",
     "x-model-version", "x-quota-warning", "x-ratelimit-degraded", "x-ratelimit-limit", "x-ratelimit-remaining",
-    "x-ratelimit-reset", "x-request-id",
+    "x-ratelimit-reset", "x-request-id", "x-simulated",
 )  # fmt: skip
 """What `*` stands for where credentials are allowed: there browsers take it for a header's name."""
 

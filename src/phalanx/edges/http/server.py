@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -21,6 +20,7 @@ from phalanx.edges.http.cors import Cors
 from phalanx.edges.http.protocol import Connection
 from phalanx.edges.http.security import SECURITY_HEADERS
 from phalanx.edges.listeners import BACKLOG, CannotListen, bind, make_room
+from phalanx.signals import on_signal, restore_signals
 from phalanx.telemetry import Log
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -28,7 +28,6 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 CANCELLED_S = 2.0
 """Seconds that cancelled calls are given to clean up, before their connections are dropped."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Beside(Protocol):
@@ -138,10 +137,11 @@ class HttpServer:
             )  # fmt: skip
             self._listeners.append(server)
 
-    async def serve_forever(self, beside: Sequence[Beside] = ()) -> None:
+    async def serve_forever(self, beside: Sequence[Beside] = (), *, keeps_signals: bool = False) -> None:
         """Start, wait for SIGTERM or SIGINT, drain and return. A second signal ends the draining at once.
 
-        What is `beside` is started and stopped along with it.
+        What is `beside` is started and stopped along with it. With `keeps_signals` further signals mean nothing once it is
+        drained, so that the stores can be closed; else they have their defaults back.
         """
         asked = asyncio.Event()
 
@@ -152,17 +152,15 @@ class HttpServer:
             asked.set()
 
         servers: list[Beside] = [self, *beside]
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, ask)
+        on_signal(ask)
         try:
             for server in servers:
                 await server.start()
             await asked.wait()
             await asyncio.gather(*(server.drain() for server in servers))
         finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+            if not keeps_signals:
+                restore_signals()
 
     def hurry(self) -> None:
         """Have a drain under way, or the next one, give up waiting."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from phalanx.edges.http.routes import Answer, Endpoint
 from phalanx.errors import PhalanxError, Unavailable
 from phalanx.services.health import HealthService
 from phalanx.services.models import ModelRegistry
+from phalanx.services.serving import Roster
 
 HTML = "text/html; charset=utf-8"
 PROBES = frozenset({"/livez", "/readyz", "/readiness", "/startupz", "/health", "/api/health"})
@@ -34,23 +36,29 @@ class ModelType(Struct, frozen=True):
     embedding: dict[str, str]
 
 
-class Info(Struct, frozen=True, kw_only=True):
-    """The worker's facts under the names of two systems: `worker_id` and `status` of one, the rest of TEI."""
+class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The worker's facts under the names of two systems: `worker_id` and `status` of one, most others of TEI.
+
+    `services` are those that the worker has, `models` those that it serves. The model by itself is the default text model; of
+    a worker without texts it is that of face vectors, else the face detector, and what is about texts is absent.
+    """
 
     worker_id: str
-    device: str
     status: str
-    model_id: str
-    model_sha: str
-    model_dtype: str
-    model_type: ModelType
-    max_input_length: int
-    max_batch_tokens: int
-    max_client_batch_size: int
+    services: list[str]
+    models: list[str]
     max_concurrent_requests: int
-    embedding_dim: int
-    auto_truncate: bool
     version: str
+    device: str | None = None
+    model_id: str | None = None
+    model_sha: str | None = None
+    model_dtype: str | None = None
+    model_type: ModelType | None = None
+    max_input_length: int | None = None
+    max_batch_tokens: int | None = None
+    max_client_batch_size: int | None = None
+    embedding_dim: int | None = None
+    auto_truncate: bool | None = None
 
 
 class Documents(NamedTuple):
@@ -72,6 +80,8 @@ class SystemEndpoints:
         is_loop_turning: Callable[[], bool],
         max_concurrent: int,
         max_batch_tokens: int,
+        services: Sequence[str],
+        rosters: Sequence[Roster[Any]],
     ) -> None:
         self._health = health
         self._registry = registry
@@ -79,6 +89,8 @@ class SystemEndpoints:
         self._is_loop_turning = is_loop_turning
         self._max_concurrent = max_concurrent
         self._max_batch_tokens = max_batch_tokens
+        self._services = list(services)
+        self._rosters = rosters
 
     def endpoints(self) -> list[tuple[str, str, Endpoint]]:
         """Return method, path and endpoint of every system route."""
@@ -111,21 +123,38 @@ class SystemEndpoints:
         await self._probe(exchange, () if self._health.is_warm() else ("models are warming up",))
 
     async def info(self, exchange: Exchange, params: dict[str, str]) -> None:
-        """Show the default model and the worker."""
+        """Show the default model and the worker. A worker that has no model for texts shows what it has instead."""
         ready = not await self._health.readiness()
+        facts = self._text_facts() if any(one is self._registry for one in self._rosters) else self._other_facts()
+        await exchange.respond_json(200, Info(
+            worker_id=self._health.worker_id, status="ready" if ready else "not ready", services=self._services,
+            models=sorted(name for roster in self._rosters for name in roster.rollouts()),
+            max_concurrent_requests=self._max_concurrent, version=phalanx.__version__, **facts,
+        ))  # fmt: skip
+
+    def _text_facts(self) -> dict[str, Any]:
         try:
             model = self._registry.text(None).model
         except PhalanxError as error:
             raise Unavailable(error.detail) from None
         spec = model.spec
-        await exchange.respond_json(200, Info(
-            worker_id=self._health.worker_id, device=model.backend.device, status="ready" if ready else "not ready",
-            model_id=spec.name, model_sha=spec.sha256, model_dtype=model.backend.precision,
-            model_type=ModelType({"pooling": spec.pooling}), max_input_length=spec.max_tokens,
-            max_batch_tokens=self._max_batch_tokens, max_client_batch_size=MAX_TEXTS,
-            max_concurrent_requests=self._max_concurrent, embedding_dim=spec.dimensions, auto_truncate=True,
-            version=phalanx.__version__,
-        ))  # fmt: skip
+        return {
+            "device": model.backend.device, "model_id": spec.name, "model_sha": spec.sha256,
+            "model_dtype": model.backend.precision, "model_type": ModelType({"pooling": spec.pooling}),
+            "max_input_length": spec.max_tokens, "max_batch_tokens": self._max_batch_tokens,
+            "max_client_batch_size": MAX_TEXTS, "embedding_dim": spec.dimensions, "auto_truncate": True,
+        }  # fmt: skip
+
+    def _other_facts(self) -> dict[str, Any]:
+        # The last roster has the model that is asked for most: embedders come behind detectors.
+        for roster in reversed(self._rosters):
+            with suppress(PhalanxError):
+                model = roster.rollout(None).heaviest.describe()
+                return {
+                    "device": model.device, "model_id": model.id, "model_sha": model.sha256,
+                    "model_dtype": model.precision, "embedding_dim": model.dimensions or None,
+                }  # fmt: skip
+        return {}
 
     async def openapi(self, exchange: Exchange, params: dict[str, str]) -> None:
         """OpenAPI 3.1 of every route."""

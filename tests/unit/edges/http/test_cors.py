@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phalanx.edges.http.cors import MAX_AGE_S, Cors
+import phalanx
+from phalanx.edges.http.cors import EXPOSED, MAX_AGE_S, Cors
+from phalanx.settings import Settings
+
+EDGES = Path(phalanx.__file__).parent / "edges"
 
 APP = b"https://app.example.org"
 ASKS = {b"origin": APP, b"access-control-request-method": b"POST"}
@@ -102,3 +108,15 @@ def test_all_exposed_headers_are_told_by_name_with_credentials() -> None:
     assert dict(cors(expose=("*",)).answer(APP))[b"access-control-expose-headers"] == b"*"
     named = dict(cors(expose=("*",), credentials=True).answer(APP))[b"access-control-expose-headers"]
     assert {b"x-request-id", b"ratelimit", b"retry-after"} <= set(named.split(b", "))
+
+
+def test_pages_may_read_by_default_what_says_anything_to_them() -> None:
+    """Whose default is named: the same as what `*` stands for, and every header of an answer that is not for browsers."""
+    assert Settings().cors_expose_headers == EXPOSED
+    source = "".join(path.read_text() for path in EDGES.rglob("*.py"))
+    written = set(re.findall(r'b"(x-[a-z-]+|ratelimit[a-z-]*|[a-z]+-replayed|retry-after)"', source))
+    for_others = {
+        "x-forwarded-for", "x-forwarded-proto", "x-api-key", "x-content-type-options", "x-accel-buffering",
+    }  # fmt: skip
+    assert written - for_others <= {*EXPOSED}
+    assert "x-simulated" in written
