@@ -164,7 +164,11 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
 @functools.cache
 def _kinds_of_jobs() -> dict[str, JobKind]:
     rows = table().items()
-    return {name: JobKind(row.request, None if row.scope == "open" else row.scope) for name, row in rows if row.job}
+    return {
+        name: JobKind(row.request, None if row.scope == "open" else row.scope, row.job_names)
+        for name, row in rows
+        if row.job
+    }
 
 
 def _rows(around: Surroundings, stores: Stores) -> dict[str, Operation]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from phalanx.contract import gallery
 from phalanx.operations.row import Body, Operation
 
+IMAGE_NAMES = {"url": "image", "collection": "name"}
+
 GALLERY: tuple[Operation, ...] = (
     Operation(
         name="faces.enrol", request=gallery.EnrolRequest, response=gallery.EnrolResponse, scope="faces", unit="image",
         http="POST /v1/collections/{name}/faces", grpc="Faces/Enrol", job=True, computed=True,
+        job_names={**IMAGE_NAMES, "user_id": "person_id"},
         bodies=(Body.JSON, Body.IMAGE), run=lambda s, t, r: s.gallery.enrol(t, r),
         summary="Keep a face as a person's.",
     ),
     Operation(
         name="faces.identify", request=gallery.IdentifyRequest, response=gallery.IdentifyResponse, scope="faces",
         unit="image", http="POST /v1/collections/{name}/identify", grpc="Faces/Identify", job=True, computed=True,
+        job_names=IMAGE_NAMES,
         bodies=(Body.JSON, Body.IMAGE), run=lambda s, t, r: s.gallery.identify(t, r),
         summary="Say who it is, among those who are enrolled.",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,7 +94,8 @@ class Operation:
     count against MAX_CONCURRENT_REQUESTS and REQUEST_TIMEOUT. A row that `answers` with an image has a response with
     `image` and `format`, and sends the image alone to who accepts only that. `status` is the HTTP status of an answer.
     `max_body_bytes` stands in place of MAX_REQUEST_SIZE_BYTES unless that is set. `examples` are requests that work; the
-    docs show them and the edges' tests send them. `run` returns an awaitable (unary) or an async iterator (streams).
+    docs show them and the edges' tests send them. `job_names` are what applications call fields in their jobs, by which these are
+    understood too. `run` returns an awaitable (unary) or an async iterator (streams).
     """
 
     name: str
@@ -107,6 +108,7 @@ class Operation:
     unit: Unit = "request"
     grpc: str | None = None
     job: bool = False
+    job_names: Mapping[str, str] = field(default_factory=dict)
     status: int = 200
     kind: Kind = Kind.UNARY
     bodies: tuple[Body, ...] = (Body.JSON,)

@@ -253,7 +253,8 @@ class GalleryService:
             there = next(iter(await self._store.get(collection.place, [name])), None)
             if there is not None and there.payload.get(PERSON_KEY) != request.person_id:
                 raise _of_another(request, there)
-            created_at = self._clock.now() if there is None else there.payload["created_at"]
+            # Milliseconds: more digits than that do not all come back from the store as they went in.
+            created_at = round(self._clock.now(), 3) if there is None else there.payload["created_at"]
             payload = payload_of(request.person_id, image_sha256, face.found, contract, created_at, request.metadata)
             point = Point(name, face.vector, payload)
             for place in (collection.place, collection.next_place):

@@ -24,6 +24,7 @@ from phalanx.contract.keys import Scope
 from phalanx.errors import Forbidden, IdempotencyMismatch, InvalidRequest, NotFound
 from phalanx.ports import Clock
 from phalanx.ports.jobs import JobQueue, JobRecord, NewJob
+from phalanx.services.job_fields import renamed
 from phalanx.services.job_tokens import JobTokens
 from phalanx.services.ticket import Caller, Task, Ticket
 
@@ -33,10 +34,11 @@ _NAMESPACE = uuid.UUID("0e6f3a52-3d0c-5b0f-9c61-9a5d6a2b7c41")
 
 
 class JobKind(NamedTuple):
-    """What an operation asks of those who queue it: its request's struct, and a scope."""
+    """What an operation asks of those who queue it: its request's struct, a scope, and what its fields are called besides."""
 
     request: type[msgspec.Struct]
     scope: Scope | None
+    names: Mapping[str, str] = {}
 
 
 class Told:
@@ -97,6 +99,7 @@ class JobService:
             raise InvalidRequest(
                 f"there is no queue {request.queue!r}; there is {', '.join(self._queues)}", param="queue"
             )
+        request = msgspec.structs.replace(request, request=renamed(request.request, kind.names))
         try:
             msgspec.convert(request.request, kind.request)
         except msgspec.ValidationError as error:

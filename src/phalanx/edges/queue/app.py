@@ -13,6 +13,7 @@ import msgspec
 from phalanx.edges.json_body import BodyDecoder, decode_json, encode_json, too_large
 from phalanx.errors import Internal, NotFound, PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
+from phalanx.services.job_fields import renamed
 from phalanx.services.ticket import Call, Credential, Follow, Task
 from phalanx.settings import Secret
 from phalanx.settings.queues import JobMapping
@@ -139,13 +140,13 @@ class QueueEdge:
         data, token = delivery.data, ""
         if len(data) > self._limits[row.name]:
             raise too_large(len(data), self._limits[row.name])
-        if mapping is not None or b'"_' in data or b"\\u" in data:
+        if mapping is not None or row.job_names or b'"_' in data or b"\\u" in data:
             fields = decode_json(self._outer, data)
             sent = fields.pop(CALLER, None)
             token = "" if sent is None else _token(sent)
             if mapping is not None:
                 fields = _mapped(fields, mapping)
-            data = msgspec.json.encode(fields)
+            data = msgspec.json.encode(renamed(fields, row.job_names))
         task = Task(delivery.id, row.name)
         if token or not delivery.key_id:
             credential = Credential("job", Secret(token), task=task)

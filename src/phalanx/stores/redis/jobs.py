@@ -27,6 +27,7 @@ STATES: dict[str, JobState] = {
     "waiting": "waiting", "prioritized": "waiting", "paused": "waiting", "waiting-children": "waiting",
     "delayed": "delayed", "active": "active", "completed": "completed", "failed": "failed",
 }  # fmt: skip
+ENDED = ("completed", "failed")
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -125,16 +126,18 @@ class BullJobs:
 
     async def _record(self, organisation: str, queue: str, job_id: str) -> JobRecord | None:
         backend = self._queues[queue].backend
+        # In this order: a job that is said to have ended has what it ended with.
+        state = STATES.get(await backend.getState(job_id), "waiting")
         raw = await self._redis.hgetall(backend.toKey(job_id))
         if not raw:
             return None
         fields = _fields.decode(raw["data"])
         fields.pop(CALLER, None)
         return JobRecord(
-            job_id, organisation, raw["name"], queue, STATES.get(await backend.getState(job_id), "waiting"),
+            job_id, organisation, raw["name"], queue, state,
             msgspec.json.encode(fields), int(raw["timestamp"]) / 1e3, int(raw.get("atm") or 0),
-            _instant(raw.get("processedOn")), _instant(raw.get("finishedOn")),
-            str(raw.get("returnvalue") or "").encode(), str(raw.get("failedReason") or ""),
+            _instant(raw.get("processedOn")), _instant(raw.get("finishedOn")) if state in ENDED else None,
+            str(raw.get("returnvalue") or "").encode() if state == "completed" else b"", str(raw.get("failedReason") or ""),
             str(raw.get("progress") or "").encode(),
         )  # fmt: skip
 

@@ -1,9 +1,14 @@
-"""How far a job has come, of both queues: over the API while it runs and afterwards, and for BullMQ's own listeners."""
+"""The pipeline job of a face application, in both queues: by the application's words, with its progress, its result read.
+
+How far any job has come is told over the API while it runs and afterwards, and to BullMQ's own listeners.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,12 +21,16 @@ import pytest
 from edges.conftest import Worker
 from phalanx.app import own_worker, queue_workers
 from phalanx.services.gallery import STAGES
+from phalanx.services.keys import key_digest
 from phalanx.services.text import FOLLOWED_PART
+from phalanx.settings.queues import QueueSpec
+from phalanx.upstreams.fetch import Fetcher
 from pictures import astronaut, saved
 from servers import RedisServer
 
-PHOTO = base64.b64encode(saved(astronaut(), "JPEG", quality=92)).decode()
-QUEUE = "progress"
+FILE = saved(astronaut(), "JPEG", quality=92)
+PHOTO = base64.b64encode(FILE).decode()
+QUEUE, BOUND = "progress", "bound"
 PATIENCE_S = 60
 
 
@@ -34,6 +43,17 @@ class Jobs:
         made = worker.request("PUT", "/v1/collections/people", json_body={"kind": "faces"}, key=self.key)
         assert made.status == 200, made.body
         self._working: list[asyncio.Task[None]] = []
+
+    @property
+    def key_id(self) -> str:
+        record = self.worker.run(self.worker.app.stores.keys.find(key_digest(self.key)))
+        assert record is not None
+        return str(record.id)
+
+    def ok(self, path: str) -> Any:
+        answer = self.worker.get(path, key=self.key)
+        assert answer.status == 200, answer.body
+        return answer.json
 
     def start(self) -> None:
         async def start() -> None:
@@ -63,6 +83,23 @@ class Jobs:
         assert answer.status == 202, answer.body
         return str(answer.json["id"])
 
+    def add(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Queue a job as an application does that has only BullMQ, in a queue that is bound to a key; what became of it."""
+
+        async def work() -> dict[str, Any]:
+            queue = bullmq.Queue(BOUND, {"connection": self.redis_url})
+            try:
+                job = await queue.add(name, data)
+                async with asyncio.timeout(PATIENCE_S):
+                    while await job.getState() not in ("completed", "failed"):  # noqa: ASYNC110 - it is Redis that is asked
+                        await asyncio.sleep(0.02)
+                found = await bullmq.Job.fromId(queue, job.id)
+                return {"result": found.returnvalue, "reason": found.failedReason, "progress": found.progress}
+            finally:
+                await queue.close()
+
+        return self.worker.run(work())
+
     def follow(self, job_id: str) -> list[dict[str, Any]]:
         """What the events of a job are, to its end."""
 
@@ -90,6 +127,10 @@ def jobs(request: pytest.FixtureRequest, start_worker: Callable[..., Worker], mo
         server.flush()
         environ = {"MODEL_DIR": str(models_dir), "QUEUE_REDIS_URL": server.url, "QUEUES": QUEUE}
         found = Jobs(start_worker(**environ), server.url)
+        # The key is known once there is a worker; as QUEUES=progress,bound=<key id> would say.
+        bound = QueueSpec(BOUND, key_id=str(found.key_id))
+        settings = dataclasses.replace(found.worker.app.settings, queues=(QueueSpec(QUEUE), bound))
+        found.worker.app = dataclasses.replace(found.worker.app, settings=settings)
     found.start()
     yield found
     found.stop()
@@ -181,3 +222,108 @@ def test_listeners_of_bullmq_hear_each_stage_before_the_end(jobs: Jobs) -> None:
     told = [json.loads(args["data"]) if isinstance(args["data"], str) else args["data"] for _, args in of_job[:-1]]
     assert [one["stage"] for one in told] == list(STAGES)
     assert job.progress == told[-1]
+
+
+def check_enrolled(jobs: Jobs, result: dict[str, Any], person: str) -> None:
+    """The result names person, point, quality and model, and the point is in the collection."""
+    assert (result["person_id"], result["model"]) == (person, "dlib-resnet-v1")
+    face = result["face"]
+    assert face["quality"] > 0.5
+    assert face["image_sha256"] == hashlib.sha256(FILE).hexdigest()
+    assert jobs.ok(f"/v1/collections/people/persons/{person}")["faces"] == [face]
+    points = jobs.ok("/v1/collections/people/points")["points"]
+    assert [(one["id"], one["payload"]["person_id"]) for one in points] == [(face["id"], person)]
+
+
+@pytest.fixture
+def nobody(jobs: Jobs) -> None:
+    """The collection, with nobody in it: a face is one person's."""
+    for person in ("eileen", "u-1", "u-2", "u-3"):
+        gone = jobs.worker.request("DELETE", f"/v1/collections/people/persons/{person}", key=jobs.key)
+        assert gone.status in (200, 404), gone.body
+
+
+@pytest.mark.usefixtures("nobody")
+def test_an_applications_own_words_enrol(jobs: Jobs) -> None:
+    job_id = jobs.queue("faces.enrol", {"image": PHOTO, "user_id": "u-1", "collection": "people"})
+    done = jobs.follow(job_id)[-1]
+    assert done["state"] == "completed", done
+    check_enrolled(jobs, done["result"], "u-1")
+    again = jobs.queue("faces.enrol", {"image": PHOTO, "person_id": "u-1", "name": "people"})
+    assert jobs.follow(again)[-1]["result"] == {**done["result"], "created": False}
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_url_is_taken_in_as_an_image(jobs: Jobs) -> None:
+    job_id = jobs.queue(
+        "faces.enrol", {"url": "https://photos.example/a.jpg", "user_id": "u-2", "collection": "people"}
+    )
+    failed = jobs.follow(job_id)[-1]
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "invalid_request")
+    assert "IMAGE_URL_ALLOW" in failed["error"]["detail"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(FILE)}\r\n\r\n".encode() + FILE
+        )
+        await writer.drain()
+        writer.close()
+
+    async def look_up(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    intake = jobs.worker.app.entrance.services.faces._intake
+    server = jobs.worker.run(asyncio.start_server(answer, "127.0.0.1", 0))
+    port = server.sockets[0].getsockname()[1]
+    allowed = Fetcher(
+        ("photos.example",), max_bytes=10**7, look_up=look_up, may_ask=lambda address: True, ports=(port,)
+    )
+    own, intake._fetcher = intake._fetcher, allowed
+    try:
+        job_id = jobs.queue(
+            "faces.enrol", {"url": f"http://photos.example:{port}/a.jpg", "user_id": "u-2", "collection": "people"}
+        )
+        done = jobs.follow(job_id)[-1]
+    finally:
+        intake._fetcher = own
+        server.close()
+        jobs.worker.run(allowed.close())
+    assert done["state"] == "completed", done
+    check_enrolled(jobs, done["result"], "u-2")
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_producer_that_has_only_bullmq_says_the_same(jobs: Jobs) -> None:
+    if not jobs.redis_url:
+        pytest.skip("BullMQ's queues are Redis's")
+    done = jobs.add("faces.enrol", {"image": PHOTO, "user_id": "u-3", "collection": "people"})
+    assert done["reason"] is None, done
+    check_enrolled(jobs, done["result"], "u-3")
+    assert [one["stage"] for one in done["progress"]["stages"]] == list(STAGES)
+    found = jobs.add("faces.identify", {"image": PHOTO, "collection": "people"})
+    assert found["result"]["faces"][0]["person_id"] == "u-3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"url": "https://photos.example/a.jpg"}, "invalid_request"),
+        ({"person_id": "b"}, "invalid_request"),
+        ({"name": "people"}, "invalid_request"),
+        ({"user_id": 7}, "invalid_request"),
+        ({"user_id": None}, "invalid_request"),
+        ({"collection": "a b"}, "invalid_request"),
+        ({"userId": "a"}, "invalid_request"),
+        ({"collection": "elsewhere"}, "not_found"),
+    ],
+)
+def test_what_is_said_twice_or_wrong_is_refused(jobs: Jobs, changes: dict[str, Any], code: str) -> None:
+    request = {"image": PHOTO, "user_id": "a", "collection": "people", **changes}
+    if code == "invalid_request":
+        answer = jobs.worker.post("/v1/jobs", {"operation": "faces.enrol", "request": request}, key=jobs.key)
+        assert (answer.status, answer.json["code"]) == (400, code), answer.body
+    if jobs.redis_url:
+        assert json.loads(jobs.add("faces.enrol", request)["reason"])["code"] == code
+    elif code == "not_found":
+        assert jobs.follow(jobs.queue("faces.enrol", request))[-1]["error"]["code"] == code
