@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -177,17 +178,22 @@ def test_nothing_is_served_in_clear_where_tls_is_demanded(start_worker: Callable
 
 
 def test_a_service_that_is_not_here_is_said(worker: Any) -> None:
-    """NOT_FOUND, as over HTTP; reflection and health leave it out."""
+    """UNIMPLEMENTED, with the code and sentence of HTTP's 404, unary or stream; reflection and health leave it out."""
     rows = worker.app.operations
     elsewhere = {name: row for name, row in rows.items() if row.service == "text"}
     here = {name: row for name, row in rows.items() if name not in elsewhere}
     app = dataclasses.replace(worker.app, operations=here, elsewhere=elsewhere)
     rpc = RpcClient(SimpleNamespace(app=app, run=worker.run, key=worker.key))
     missing = rpc.call(EMBED, HELLO)
+    stranger = rpc.call(EMBED, HELLO, key=None)
+    stream = rpc.call(ROWS["text.embed_stream"], HELLO)
     there = rpc.call(ROWS["vectors.similarity"], {"a": [1.0], "b": [1.0]})
     rpc.close()
-    assert (missing.status, missing.code) == (grpc.StatusCode.NOT_FOUND, "not_found")
-    assert "'text'" in missing.detail
+    for refused in (missing, stranger, stream):
+        assert (refused.status, refused.code) == (grpc.StatusCode.UNIMPLEMENTED, "not_found")
+        assert "'text'" in refused.detail
+        details = Status.FromString(refused.trailing["grpc-status-details-bin"])
+        assert details.code == grpc.StatusCode.UNIMPLEMENTED.value[0]
     assert there.code == "ok"
     assert "phalanx.v1.Vectors" in rpc.edge.services
     assert "phalanx.v1.Text" not in rpc.edge.services

@@ -23,8 +23,6 @@ DOMAIN = "phalanx"
 OURS = frozenset({"unauthenticated", "session_ended", "forbidden", "tls_required", "quota_exceeded"})
 """What the other worker has against us, not against who called: SERVICE_KEY, its scopes, its quota."""
 FULL = frozenset({"rate_limited", "concurrency_exceeded"})
-ELSEWHERE = frozenset({"not_found", "method_not_allowed"})
-"""No row that is run remotely is about a thing that may be missing: the service itself is."""
 
 
 class Used(NamedTuple):
@@ -92,7 +90,7 @@ def failure_of(status: grpc.StatusCode, trailing: Mapping[str, Any], *, setting:
     if code in FULL:
         said = f"the worker behind {setting} has as many calls of this worker as SERVICE_KEY may make"
         return Failure(Overloaded(said, retry_after_s=found["retry_after_s"]), is_lost=False, is_worth_another=True)
-    if code in ELSEWHERE:
+    if status is grpc.StatusCode.UNIMPLEMENTED:
         said = f"the worker behind {setting} does not have the service of {method}"
         return Failure(UpstreamFailed(said), is_lost=False, is_worth_another=False)
     if "schema" in info.metadata:

@@ -107,12 +107,15 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise NotFound(f"this worker does not have the service {row.service!r}, which {row.name} is part of")
 
         async def answer(messages: Any, context: Any) -> bytes:
-            return await self._answer(context, row, refuse) or b""
+            # The method is what is not here, which gRPC has a status of its own for; proxies try another worker by it.
+            return await self._answer(context, row, refuse, grpc.StatusCode.UNIMPLEMENTED) or b""
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
-    async def _answer(self, context: Any, row: Operation, work: Callable[[Exchange], Any]) -> bytes | None:
-        """Run one call to its end, whatever that is."""
+    async def _answer(
+        self, context: Any, row: Operation, work: Callable[[Exchange], Any], failed: grpc.StatusCode | None = None
+    ) -> bytes | None:
+        """Run one call to its end, whatever that is; `failed` is the status of every error, by default its own."""
         exchange = Exchange(context, row, self._id_name)
         error: PhalanxError
         try:
@@ -132,9 +135,9 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
             except Exception as bug:
                 self._log.error("bug", request_id=exchange.request_id, route=row.grpc, exc_info=bug)
                 error = Internal()
-            exchange.tag, code = error.code, status_code(error)
+            exchange.tag, code = error.code, failed or status_code(error)
             exchange.status = code.name
-            trailing = (*exchange.metadata(), *error_metadata(error, exchange.request_id))
+            trailing = (*exchange.metadata(), *error_metadata(error, exchange.request_id, code))
             await context.abort(code, error.detail, trailing)
             return None
         finally:

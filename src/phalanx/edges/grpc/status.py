@@ -34,8 +34,11 @@ def _code(name: str) -> grpc.StatusCode:
     return grpc.StatusCode[name]
 
 
-def error_metadata(error: PhalanxError, request_id: str) -> Metadata:
-    """Return `grpc-status-details-bin` with `ErrorInfo` (its reason is our code), and what else helps, and `retry-after`."""
+def error_metadata(error: PhalanxError, request_id: str, code: grpc.StatusCode) -> Metadata:
+    """Return `grpc-status-details-bin` with `ErrorInfo` (its reason is our code), and what else helps, and `retry-after`.
+
+    `code` is the status that the call ends with: clients refuse details that say another.
+    """
     about = {"request_id": request_id}
     if "schema" in error.data:
         # The message's form is at fault, not what it says: a caller that is a worker is of another version.
@@ -53,7 +56,7 @@ def error_metadata(error: PhalanxError, request_id: str) -> Metadata:
         retry.retry_delay.FromMicroseconds(max(1, round(error.retry_after_s * 1e6)))
         details.append(retry)
         extra.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
-    status = Status(code=status_code(error).value[0], message=error.detail[:MAX_DETAIL_CHARS])
+    status = Status(code=code.value[0], message=error.detail[:MAX_DETAIL_CHARS])
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
