@@ -35,6 +35,7 @@ SCRIPTS = (
     "latency",
     "grpc",
     "queue",
+    "endurance",
     "concurrency",
     "flood",
     "throughput",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from servers import PostgresServer
+from servers import PostgresServer as PostgresServer
 from servers import RedisServer as RedisServer
 
 

@@ -30,7 +30,11 @@ class QueueProcess(WorkerProcess):
     def __init__(
         self, folder: Path, models_dir: Path, environ: dict[str, str], *, command: Sequence[str] = (PHALANX, "work")
     ) -> None:
-        super().__init__(folder, models_dir, environ, command=command, started="working")
+        try:
+            super().__init__(folder, models_dir, environ, command=command, started="working")
+        except AssertionError:
+            self.kill()
+            raise
 
 
 class Producer:
