@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -17,7 +18,8 @@ from phalanx.app.queue import queue_edge
 from phalanx.cli.worker import call_here
 from phalanx.contract.keys import RevokeKeyRequest
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
-from phalanx.operations import table
+from phalanx.errors import Unavailable
+from phalanx.operations import Operation, table
 from phalanx.services.job_tokens import JobTokens
 from phalanx.services.keys import key_digest
 from phalanx.services.signing import signing_keys
@@ -213,3 +215,62 @@ def test_an_applications_own_jobs_are_mapped(worker: Worker) -> None:
     assert len(json.loads(outcome.result)["embeddings"][0]) == 64
     outcome, _ = queue.send("embed-sentences", {"sentences": ["x"], "other": 7}, key_id=key_id)
     assert error_of(outcome) == "invalid_request"
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """Nothing is asked, nothing is answered."""
+
+
+class Troubled:
+    """A job that is cut short, fails or succeeds, as it is told; work is done first in any case."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.ends: list[BaseException | None] = []
+        self.key_id = Queue(worker).key_id("troubled@example.org")
+        self.worker = worker
+        row = Operation(
+            name="test.troubled", request=Nothing, response=Nothing, scope="text", unit="request", http="POST /v1/test/troubled",
+            run=self._run, job=True, computed=True, summary="For tests.",
+        )  # fmt: skip
+        self.edge = queue_edge(dataclasses.replace(worker.app, operations={row.name: row}))
+
+    async def _run(self, _services: Any, ticket: Any, _request: Nothing) -> Nothing:
+        ticket.meter.units += 1
+        end = self.ends.pop(0)
+        if end is not None:
+            raise end
+        return Nothing()
+
+    def deliver(self, job_id: str, *ends: BaseException | None) -> list[Outcome | None]:
+        """Deliver one job as often as there are ends, each without the failure of the one before having been told."""
+        self.ends = list(ends)
+        event = event_id("bull:jobs", job_id, int(time.time() * 1000))
+        delivery = Delivery(job_id, "bull:jobs", "test.troubled", b"{}", event, self.key_id)
+        outcomes: list[Outcome | None] = []
+
+        async def once() -> Outcome | None:
+            try:
+                return await self.edge.run(delivery)
+            except asyncio.CancelledError:
+                return None
+
+        for _ in ends:
+            outcomes.append(self.worker.run(once()))
+        return outcomes
+
+
+def test_a_job_is_billed_once_if_it_succeeds_whatever_was_recorded_before(worker: Worker) -> None:
+    troubled, billed, requests = Troubled(worker), 0, 0
+    down, cut = Unavailable("a store is down"), asyncio.CancelledError()
+    histories: dict[str, tuple[BaseException | None, ...]] = {
+        "failed": (down, None), "cut": (cut, None), "often": (down, cut, RuntimeError("a bug"), None, None),
+        "lost": (None, down), "never": (down, cut, down),
+    }  # fmt: skip
+    for name, ends in histories.items():
+        outcomes = troubled.deliver(f"troubled-{name}", *ends)
+        assert [isinstance(one, Done) for one in outcomes] == [end is None for end in ends]
+        succeeded = None in ends
+        billed += succeeded
+        requests += sum(end is not None for end in ends) + succeeded
+        totals = worker.totals("troubled@example.org")
+        assert (totals.billed, totals.requests, totals.errors) == (billed, requests, requests - billed), name

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
 from phalanx.contract.keys import ALL_SCOPES, KeyRecord, Scope
-from phalanx.contract.usage import UsageEvent
+from phalanx.contract.usage import OK, UsageEvent
 from phalanx.contract.users import Standing
 from phalanx.errors import (
     ConcurrencyExceeded,
@@ -181,20 +181,27 @@ class Gate:
         return Ticket(
             call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
             call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(), call.on_behalf_of,
-            call.followed_by,
+            call.followed_by, call.credential.kind in ("job", "queue"),
         )  # fmt: skip
 
     async def settle(self, ticket: Ticket, *, status: str, computed: bool) -> None:
-        """Close a ticket: record its event, give back its permits, and the quota of a call that is not billed."""
+        """Close a ticket: record its event, give back its permits, and the quota of a call that is not billed.
+
+        A job's ticket names the event of its success, which whatever delivers it again brings anew. An attempt that came
+        to nothing is an event apart and never billed: under that name it would keep a later success out of the ledger.
+        """
         permits = self._permits(computed, ticket.streaming)
         if permits is not None:
             permits.give()
         caller, meter = ticket.caller, ticket.meter
         billed = is_billed(status, units=meter.units, metered=ticket.metered)
+        event_id = ticket.id
+        if ticket.is_job and status != OK:
+            billed, event_id = False, self._new_id()
         try:
             if not caller.is_operator:
                 event = UsageEvent(
-                    id=ticket.id, at=ticket.opened_at, organisation=caller.organisation, key_id=caller.key_id,
+                    id=event_id, at=ticket.opened_at, organisation=caller.organisation, key_id=caller.key_id,
                     operation=ticket.operation, unit=ticket.unit, units=meter.units, tokens=meter.tokens,
                     cached=meter.cached, model=meter.model, status=status, user_id=caller.user_id,
                     latency_ms=(self._clock.monotonic() - ticket.started) * 1e3, request_id=ticket.request_id,

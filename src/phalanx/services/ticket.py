@@ -116,6 +116,7 @@ class Ticket:
 
     `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds. `on_behalf_of` is whom the caller, a worker
     that has its calls run by this one, says that it calls for. `followed_by` is told how far the call has come.
+    `is_job` says that the call may be delivered again under the same `id`, however it ends.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Ticket:
     meter: Meter = field(default_factory=Meter)
     on_behalf_of: str = ""
     followed_by: Follow | None = None
+    is_job: bool = False
 
     def report(self, fraction: float, stage: str = "") -> None:
         """Say how far the call has come, to whoever follows it; where nobody does, nothing happens."""

@@ -196,13 +196,13 @@ def _failed(error: PhalanxError) -> Failed:
     return Failed(error, again, error.row.http == RATE, max(after_s, LEAST_DELAY_S) if again else 0.0)
 
 
-def event_id(place: str, job_id: str, made_ms: int, failures: int = 0) -> str:
-    """Return the id of the usage event of a job: a UUID of version 7 (RFC 9562 §5.7) that every redelivery has anew.
+def event_id(place: str, job_id: str, made_ms: int) -> str:
+    """Return the id of a job's usage event: a UUID of version 7 (RFC 9562 §5.7) that every attempt and redelivery has anew.
 
     Its instant, which decides the day that is billed, is `made_ms` (epoch milliseconds); its random bits are a digest.
-    An attempt after `failures` that were told has an event of its own; only one that is answered is billed.
+    It is the event of the job's success; attempts that come to nothing are recorded apart.
     """
-    digest = hashlib.sha256(f"{place}\x1f{job_id}\x1f{made_ms}\x1f{failures}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{place}\x1f{job_id}\x1f{made_ms}".encode("utf-8", "surrogatepass")).digest()
     number = int.from_bytes(digest[:16], "big")
     time_bits = f"{made_ms & 0xFFFFFFFFFFFF:012x}"
     rand_a, rand_b = number >> 64 & 0xFFF, 0x8000 | number >> 48 & 0x3FFF

@@ -95,7 +95,7 @@ class OwnWorker:
     async def _outcome(self, job: ClaimedJob) -> Outcome:
         made_ms = round(job.billed_at * 1000)
         delivery = Delivery(
-            job.id, job.queue, job.operation, job.data, event_id(job.queue, job.id, made_ms, job.failures), "",
+            job.id, job.queue, job.operation, job.data, event_id(job.queue, job.id, made_ms), "",
             job.failures + job.stalled + 1,
         )  # fmt: skip
         if not job.stalled:

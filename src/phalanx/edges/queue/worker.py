@@ -204,7 +204,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
     async def _delivery(self, job: Any, data: bytes) -> Delivery:
         made_ms = await self._billed_at(job)
         return Delivery(
-            job.id, self._place, str(job.name), data, event_id(self._place, job.id, made_ms, job.attemptsMade),
+            job.id, self._place, str(job.name), data, event_id(self._place, job.id, made_ms),
             self._spec.key_id, job.attemptsMade + job.stalledCounter + 1,
         )  # fmt: skip
 
