@@ -103,6 +103,8 @@ def test_images_are_billed_one_by_one(worker: Any, row: str) -> None:
         ({"image": "eA==", "max_faces": 0}, 400, "invalid_request"),
         ({"image": "eA=="}, 422, "unreadable_input"),
         ({"image": "not base64"}, 422, "unreadable_input"),
+        # Its header is good; the detector's thread finds that its pixels are not.
+        ({"image": text(PHOTO.replace(b"\xff\xdb", b"\xff\xed"))}, 422, "unreadable_input"),
         ({"image": "http://127.0.0.1/face.jpg"}, 400, "invalid_request"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import get_args
 
 from phalanx.contract.models import Model
 from phalanx.contract.vector import Vector
-from phalanx.engines.face.detector import THRESHOLD, FaceDetector, Looks, Mode
+from phalanx.engines.face.detector import THRESHOLD, FaceDetector, Looks, Mode, Unopened
 from phalanx.engines.face.detector_golden import MAX_DEVIATION_OF_OTHERS, deviation, portrait
 from phalanx.engines.face.embedder import FaceEmbedder, PreparedFace
 from phalanx.engines.face.facts import Face
@@ -27,7 +27,7 @@ class ServedDetector:
     name: str
     version: str
     detector: FaceDetector
-    runner: Runner[Looks, list[Face]]
+    runner: Runner[Looks | Unopened, list[Face]]
     aliases: tuple[str, ...] = ()
     sha256: str = ""
     licence: str = ""

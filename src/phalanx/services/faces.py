@@ -48,6 +48,9 @@ AT_ONCE = 4
 INLINE_BYTES = 256 * 1024
 """Up to this size the event loop digests a file itself: 0.2 ms."""
 
+INLINE_FACES, INLINE_PIXELS = 2, 2**16
+"""So many faces, of so many pixels together, the event loop describes itself: 0.1 ms each."""
+
 T = TypeVar("T")
 
 
@@ -74,7 +77,7 @@ class FaceService:
             async def compute() -> DetectResult:
                 seen = await self._finder.look(ticket, served, data, request, _detection_side(request))
                 faces = largest(seen.faces, request.max_faces)
-                found = await self._intake.run(ticket, lambda: seen.describe(faces)) if faces else []
+                found = await self.describe(ticket, seen, faces)
                 width, height = seen.image.header.upright_size
                 return DetectResult(faces=found, width=width, height=height)
 
@@ -202,6 +205,8 @@ class FaceService:
 
     async def describe(self, ticket: Ticket, seen: Seen, faces: Sequence[Face]) -> list[FoundFace]:
         """Return what faces of an image look like, quality and all. Raises what intake raises."""
+        if sum(face.box.width * face.box.height for face in faces) <= INLINE_PIXELS and len(faces) <= INLINE_FACES:
+            return seen.describe(faces)
         return await self._intake.run(ticket, lambda: seen.describe(faces))
 
     async def align(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol, get_args
@@ -16,6 +16,7 @@ from phalanx.engines.face.blazeface import FULL_RANGE, SHORT_RANGE, Candidates, 
 from phalanx.engines.face.facts import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, Box, Face
 from phalanx.engines.face.framing import Image, Square, cut_square, letterbox
 from phalanx.engines.face.tiling import count_tiles, tiles
+from phalanx.errors import PhalanxError
 
 Mode = Literal["full", "short", "auto", "tiled"]
 """full: full range finds the faces; short: short range does, for selfies and other near faces; auto: full range, and
@@ -73,6 +74,27 @@ class Looks(NamedTuple):
             return 1
         height, width = self.image.shape[:2]
         return 1 + TILE_COST * count_tiles(width, height)
+
+
+class Unopened:
+    """An image that the engine itself makes ready: one that is decoded sooner than another thread is woken for it.
+
+    An image that cannot be read has no faces, and what was wrong with it is in `error`. Part of `Engine`'s contract.
+    """
+
+    length: Final = 1
+
+    def __init__(self, ready: Callable[[], Looks]) -> None:
+        self._ready = ready
+        self.error: PhalanxError | None = None
+
+    def looks(self) -> Looks | None:
+        """Open the image; None when that fails."""
+        try:
+            return self._ready()
+        except PhalanxError as error:
+            self.error = error
+            return None
 
 
 def prepare(image: Image, *, mode: Mode = "auto", min_score: float = THRESHOLD) -> Looks:
@@ -222,16 +244,16 @@ class FaceDetector:
         """Images that are computed at once."""
         return len(self._lanes)
 
-    def run(self, batch: Sequence[Looks]) -> list[list[Face]]:
+    def run(self, batch: Sequence[Looks | Unopened]) -> list[list[Face]]:
         """Return the faces of each image, from left to right. On the engine thread."""
         if self._pool is None or len(batch) == 1:
-            return [self._lanes[0].detect(looks) for looks in batch]
+            return [_detect(self._lanes[0], item) for item in batch]
         shares = [list(range(at, len(batch), len(self._lanes))) for at in range(len(self._lanes))]
         results: list[list[Face]] = [[] for _ in batch]
 
         def work(lane: Looker, share: list[int]) -> None:
             for index in share:
-                results[index] = lane.detect(batch[index])
+                results[index] = _detect(lane, batch[index])
 
         waiting = [self._pool.submit(work, *pair) for pair in zip(self._lanes[1:], shares[1:], strict=True)]
         try:
@@ -247,6 +269,11 @@ class FaceDetector:
         """End the threads of the other lanes."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _detect(lane: Looker, item: Looks | Unopened) -> list[Face]:
+    looks = item.looks() if isinstance(item, Unopened) else item
+    return [] if looks is None else lane.detect(looks)
 
 
 def roll_of(face: Face) -> float:

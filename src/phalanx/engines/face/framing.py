@@ -58,10 +58,12 @@ def cut_square(image: Image, centre: tuple[float, float], side: float, angle: fl
     right, bottom = min(width, math.ceil(centre[0] + reach)), min(height, math.ceil(centre[1] + reach))
     if right <= left or bottom <= top:
         return Square(np.zeros((size, size, 3), dtype=np.uint8), to_image)
-    part, divisor = averaged(image[top:bottom, left:right], shrink)
+    halved, divisor = averaged(image[top:bottom, left:right], shrink)
+    part: npt.NDArray[Any] = halved
     left_over = shrink / divisor
     if left_over > NEARLY_ONE:
-        part = cv2.sepFilter2D(part, -1, *2 * (_mean_of(left_over),))
+        weights = _mean_of(left_over)
+        part = cv2.sepFilter2D(part, -1, weights, weights)
     # From pixels of the square to pixels of the part. Pixel centres lie half a pixel from their corners.
     linear = to_image[:, :2] / (size * divisor)
     shift = (to_image[:, 2] - (left, top)) / divisor + linear.sum(axis=1) / 2 - 0.5

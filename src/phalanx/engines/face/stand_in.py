@@ -21,21 +21,22 @@ PLACES: Final = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.55], [0.5, 0.75], [0
 """Where a face looked at from the front has its landmarks, in parts of its box, in the order of `facts`."""
 
 
+class StandInLane:
+    """Looks at one picture."""
+
+    def __init__(self) -> None:
+        self.backend: ImageBackend = StandInBackend()
+
+    def detect(self, looks: Looks) -> list[Face]:
+        """Return its one face."""
+        return [_face(looks)] if looks.min_score <= SCORE else []
+
+
 class StandInDetector(FaceDetector):
     """Sees a face of half the shorter side in the middle of every picture, unless a higher score is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(())
-        self._backend = StandInBackend()
-
-    @property
-    def backend(self) -> ImageBackend:
-        """A stand-in too."""
-        return self._backend
-
-    def run(self, batch: Sequence[Looks]) -> list[list[Face]]:
-        """Return the one face of each image."""
-        return [[_face(looks)] if looks.min_score <= SCORE else [] for looks in batch]
+        super().__init__([StandInLane()])
 
 
 class StandInEmbedder(FaceEmbedder):

@@ -43,16 +43,16 @@ class Decoded(NamedTuple):
     scale: tuple[float, float]
 
 
-def decode(data: bytes, *, max_pixels: int, max_side: int | None = None) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, max_side: int | None = None, header: Header | None = None) -> Decoded:
     """Decode an image and put it upright.
 
     With `max_side` a JPEG larger than that is decoded at 1/2, 1/4 or 1/8, the smallest whose longer side still has
     `max_side` pixels: the cosine transform is evaluated at fewer points, for a fraction of the time.
 
     Alpha is laid on white, 16 bits are cut to 8, grey and palettes become RGB, CMYK is converted without a colour
-    profile. Raises what `read_header` raises, and `UnreadableInput` for pixels that cannot be decoded.
+    profile. `header` is that of the same data where it was read already. Raises what `read_header` raises, and `UnreadableInput` for pixels that cannot be decoded.
     """
-    header = read_header(data, max_pixels=max_pixels)
+    header = header or read_header(data, max_pixels=max_pixels)
     divisor = reduction(header, max_side) if max_side else 1
     flags = cv2.IMREAD_UNCHANGED if header.has_alpha else REDUCED[divisor]
     try:

@@ -6,6 +6,7 @@ RFC 9649 (WebP), Microsoft's BITMAPINFOHEADER (BMP).
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
@@ -20,6 +21,10 @@ MAX_FRAMES = 1000
 """Of an animation only the first frame is used; one with more frames than this is refused."""
 
 MAX_CHUNKS = 100_000
+MAX_SEGMENTS = 4096
+"""Segments of a JPEG before its first scan: 10 MB of metadata have about 160. As many take a few milliseconds to read."""
+
+FILL = re.compile(rb"\xff+")
 MAX_SCANS = 64
 """Scans of a progressive JPEG: encoders write about ten, and each is a pass over all pixels for the decoder."""
 
@@ -39,7 +44,7 @@ STRANGERS: tuple[tuple[bytes, str], ...] = (
 class Header(NamedTuple):
     """What is known before decoding. `width` and `height` are as stored, before the orientation turns them.
 
-    `bits` are those of one channel as stored; `frames` is 1 but for animations.
+    `bits` are those of one channel as stored; `frames` is 1 but for animations, `scans` but for progressive JPEG.
     """
 
     format: Format
@@ -49,6 +54,7 @@ class Header(NamedTuple):
     has_alpha: bool = False
     frames: int = 1
     orientation: int = 1
+    scans: int = 1
 
     @property
     def is_turned(self) -> bool:
@@ -113,11 +119,11 @@ def _jpeg(data: bytes) -> Header:
     frame: tuple[int, int, int] | None = None
     orientation = 0
     place = 2
-    while True:
+    for _ in range(MAX_SEGMENTS):
         if data[place] != 0xFF:
             raise broken("a JPEG marker is missing")
-        while data[place] == 0xFF:
-            place += 1
+        filled = FILL.match(data, place)
+        place = filled.end() if filled else place
         marker = data[place]
         (length,) = struct.unpack_from(">H", data, place + 1)
         if marker == 0 or marker == 0xD9 or length < 2:
@@ -133,14 +139,17 @@ def _jpeg(data: bytes) -> Header:
         elif marker == 0xDA:
             break
         place += 1 + length
+    else:
+        raise broken(f"it has more than {MAX_SEGMENTS} segments before its first scan")
     if frame is None:
         raise broken("its scan comes before its frame")
     if data.rfind(b"\xff\xd9", place) < 0:
         raise broken("it is truncated: the end marker is missing")
     # The first scan's own marker lies before `place`.
-    if data.count(b"\xff\xda", place) >= MAX_SCANS:
+    scans = 1 + data.count(b"\xff\xda", place)
+    if scans > MAX_SCANS:
         raise broken(f"it has more than {MAX_SCANS} scans")
-    return Header("jpeg", frame[0], frame[1], orientation=orientation or 1)
+    return Header("jpeg", frame[0], frame[1], orientation=orientation or 1, scans=scans)
 
 
 PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
