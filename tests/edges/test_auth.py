@@ -48,7 +48,8 @@ def test_a_user_lives_through_it_all(own: Any) -> None:
     assert ann.send("POST", "/v1/text/embed", {"texts": ["hello"]}).status == 200
     renewed = ann.open("refresh", {"refresh_token": ann.refresh}).json
     ann.access, ann.refresh = renewed["access_token"], renewed["refresh_token"]
-    made = ann.send("POST", "/v1/keys", {"email": ann.email}).json
+    made = ann.send("POST", "/v1/keys", {"name": "laptop"}).json
+    assert made["record"]["email"] == ann.email
     assert made["record"]["organisation"] == me["organisation"]
     assert own.get("/v1/auth/me", key=made["key"]).json["key_id"] == made["record"]["id"]
     rotated = ann.send("POST", f"/v1/keys/{made['record']['id']}/rotate", {})

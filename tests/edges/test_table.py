@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phalanx.edges.http.codec import needs_no_body
 from phalanx.operations import Body, Kind, Operation, index, table
 
 ROWS = table()
@@ -108,9 +109,28 @@ def test_a_body_that_is_no_request_is_refused(worker: Any, row: Operation, body:
     """Truncated, wrong type, not UTF-8, nested ten thousand deep: 400, and the worker goes on."""
     if row.kind is Kind.CLIENT_STREAM:
         pytest.skip("see test_streams")
+    if not body and needs_no_body(row):
+        pytest.skip("see test_a_body_that_nothing_is_needed_of_may_be_left_out")
     answer = worker.request(row.method, filled(row.path), body=body)
     assert answer.status == 400, answer.body
     assert answer.json["code"] == "invalid_request"
+
+
+def test_a_body_that_nothing_is_needed_of_may_be_left_out(worker: Any) -> None:
+    """`fetch(url, {method: "POST"})` sends no body and no type; what is not there is neither damaged nor of another type."""
+    made = worker.post("/v1/keys", {"email": "bodyless@example.org"}).json["record"]
+    bare = {"content-type": "", "content-length": "0"}
+    rotated = worker.request("POST", f"/v1/keys/{made['id']}/rotate", body=b"", headers=bare)
+    assert (rotated.status, rotated.json["record"]["email"]) == (200, "bodyless@example.org")
+    user = {"email": "leaving@example.org", "password": "a long walk home"}
+    assert worker.post("/v1/auth/signup", user, key=None).status == 200
+    token = worker.post("/v1/auth/login", user, key=None).json["access_token"]
+    assert worker.request("POST", "/v1/auth/logout", body=b"", headers=bare, key=token).status == 200
+    assert worker.get("/v1/auth/me", key=token).status == 401
+    nothing = worker.request("POST", "/v1/collections/x/points/delete", body=b"", headers=bare)
+    assert (nothing.status, nothing.json["code"]) == (400, "invalid_request")
+    needed = worker.request("POST", "/v1/text/embed", body=b"", headers=bare)
+    assert needed.status == 415
 
 
 @pytest.mark.parametrize("row", WITH_JSON, ids=names(WITH_JSON))

@@ -43,14 +43,14 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
 
 
 class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a new key.
+    """Ask for a new key. `email` is of whoever it is for, by default the caller's own.
 
     `organisation` is for an administrator of the installation; without it the key belongs to the one named as `email`,
-    which is made if need be. Anybody else's new key belongs to their own organisation. Without `tier` it has the
+    which is made if need be, or without either to the administrator's own. Anybody else's new key belongs to their own organisation. Without `tier` it has the
     organisation's, or the caller's own.
     """
 
-    email: Email
+    email: Email | None = None
     name: Name = "default"
     tier: Tier | None = None
     scopes: tuple[Scope, ...] = DEFAULT_SCOPES

@@ -22,7 +22,7 @@ from phalanx.contract.keys import (
     Tier,
 )
 from phalanx.contract.users import OrganisationRecord
-from phalanx.errors import Conflict, Forbidden, NotFound
+from phalanx.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from phalanx.ports import Broadcast, Clock, KeyStore, OrganisationStore
 from phalanx.services.ticket import Caller, Ticket
 
@@ -86,11 +86,15 @@ class KeyService:
         """Make a key and return its text, which is not stored.
 
         A caller that is no admin makes keys of its own organisation and tier, with scopes that it has itself; raises
-        `Forbidden` for more. Raises `NotFound` when an admin names an organisation that is not there.
+        `Forbidden` for more. Raises `NotFound` when an admin names an organisation that is not there, `InvalidRequest`
+        when nobody is named and the caller has no email.
         """
         caller = ticket.caller
+        email = request.email or caller.email
+        if not email:
+            raise InvalidRequest("email is missing: say whose key it is to be", param="email")
         if _is_admin(caller):
-            owner = await self._owner(request)
+            owner = await self._owner(request, caller)
             organisation, tier = owner.id, request.tier or owner.tier
         else:
             organisation, tier = caller.organisation, _own_tier(caller, request)
@@ -98,7 +102,7 @@ class KeyService:
         now, days = self._clock.now(), request.expires_in_days
         record, text = self._new(
             KeyRecord(
-                id="", digest="", hint="", email=request.email, organisation=organisation, name=request.name, tier=tier,
+                id="", digest="", hint="", email=email, organisation=organisation, name=request.name, tier=tier,
                 scopes=tuple(dict.fromkeys(request.scopes)), created_at=now,
                 expires_at=now + days * 86400 if days else None,
             )
@@ -155,9 +159,9 @@ class KeyService:
             raise _absent(key_id)
         return record
 
-    async def _owner(self, request: CreateKeyRequest) -> OrganisationRecord:
+    async def _owner(self, request: CreateKeyRequest, caller: Caller) -> OrganisationRecord:
         """Return the organisation that an admin makes a key for; one that is named by an email is made at need."""
-        name = request.email.strip().lower()
+        name = (request.email or "").strip().lower() or caller.organisation
         found = await self._organisations.get(request.organisation or name)
         if found is not None:
             return found

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import string
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from people import STAFF, People
 from phalanx.contract.keys import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest
-from phalanx.errors import Conflict, Forbidden, NotFound
+from phalanx.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from phalanx.services.keys import is_well_formed, key_digest, new_key_text
 from phalanx.services.ticket import Caller
 
@@ -118,6 +119,23 @@ class TestKeyService:
                 await people.keys.rotate(bob, RotateKeyRequest(id=made.record.id))
             assert (await people.keys.list(bob, ListKeysRequest(organisation=ann.caller.organisation))).keys == []
             assert len((await people.keys.list(ann, ListKeysRequest())).keys) == 1
+
+        asyncio.run(scenario())
+
+    def test_a_key_is_the_callers_own_unless_somebody_is_named(self) -> None:
+        async def scenario() -> None:
+            people = People()
+            ann, boss = await people.join("ann@example.org"), await people.join("boss@example.org")
+            made = (await people.keys.create(ann, CreateKeyRequest(name="laptop"))).record
+            assert (made.email, made.organisation) == ("ann@example.org", ann.caller.organisation)
+            staff = people.ticket(replace(boss.caller, scopes=boss.caller.scopes | {"admin"}))
+            own = (await people.keys.create(staff, CreateKeyRequest())).record
+            assert (own.email, own.organisation) == ("boss@example.org", boss.caller.organisation)
+            theirs = (await people.keys.create(staff, CreateKeyRequest(organisation=ann.caller.organisation))).record
+            assert (theirs.email, theirs.organisation) == ("boss@example.org", ann.caller.organisation)
+            nobody = people.ticket(replace(boss.caller, email=""))
+            with pytest.raises(InvalidRequest, match="whose key"):
+                await people.keys.create(nobody, CreateKeyRequest())
 
         asyncio.run(scenario())
 

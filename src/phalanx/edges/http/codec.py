@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from phalanx.contract.images import MAX_IMAGES
 from phalanx.edges.json_body import BodyDecoder, decode_json, invalid, too_large
 from phalanx.errors import InvalidRequest, UnsupportedMediaType
-from phalanx.operations import Body, Operation
+from phalanx.operations import Body, Kind, Operation
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -76,6 +77,20 @@ def media_type(headers: dict[bytes, bytes]) -> str:
     return JSON if raw == b"application/json" else raw.split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
+def is_json(kind: str) -> bool:
+    """Whether a content type is of JSON, or of lines of it."""
+    return kind in (JSON, NDJSON) or kind.endswith("+json")
+
+
+def needs_no_body(operation: Operation) -> bool:
+    """Whether a POST may come without a body, which then counts as `{}`: its fields are in the path, or may be left out."""
+    if operation.method != "POST" or operation.bodies != (Body.JSON,) or operation.kind is Kind.CLIENT_STREAM:
+        return False
+    in_path = re.findall(r"\{(\w+)", operation.path)
+    fields = msgspec.structs.fields(operation.request)
+    return not any(field.required and field.encode_name not in in_path for field in fields)
+
+
 def is_image(kind: str) -> bool:
     """Whether a content type is of an image, raw or in a form; what it really is the bytes will tell."""
     return kind.startswith("image/") or kind in ("multipart/form-data", OCTETS)
@@ -89,6 +104,7 @@ class RequestCodec:
         self._json = BodyDecoder(operation.request)
         self._object = msgspec.json.Decoder(dict[str, Any])
         self._has_body = operation.bodies != (Body.NONE,)
+        self._may_be_empty = needs_no_body(operation)
         self._types = {field.encode_name: field.type for field in msgspec.structs.fields(operation.request)}
 
     def check(self, headers: dict[bytes, bytes]) -> Body:
@@ -98,14 +114,16 @@ class RequestCodec:
         if not self._has_body:
             return Body.NONE
         check_encoding(headers)
-        if Body.JSON in bodies and (kind in (JSON, NDJSON) or kind.endswith("+json")):
+        if Body.JSON in bodies and is_json(kind):
             return Body.JSON
         if Body.IMAGE in bodies and is_image(kind):
             return Body.IMAGE
         if is_vectors(kind, self._operation):
             return Body.VECTORS
-        wanted = " or ".join(_MEDIA[body] for body in bodies)
-        raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
+        if self._may_be_empty:
+            # What is not there has no type; whether something is, decoding will tell.
+            return Body.JSON
+        raise self._unsupported(kind)
 
     def line(self, data: bytes) -> Any:
         """Decode one message of a stream."""
@@ -114,7 +132,12 @@ class RequestCodec:
     async def decode(
         self, kind: Body, data: bytes, headers: dict[bytes, bytes], params: dict[str, str], query: bytes
     ) -> Any:
-        """Decode a whole request. Raises `InvalidRequest`."""
+        """Decode a whole request. Raises `InvalidRequest`, `UnsupportedMediaType`."""
+        if self._may_be_empty:
+            if not data:
+                data = b"{}"
+            elif not is_json(media_type(headers)):
+                raise self._unsupported(media_type(headers))
         if kind is Body.JSON and not params and not query:
             return await self._json.decode(data)
         fields: dict[str, Any] = {**parse_query(query), **params}
@@ -130,6 +153,10 @@ class RequestCodec:
             return msgspec.convert(fields, self._operation.request, strict=is_strict)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
+
+    def _unsupported(self, kind: str) -> UnsupportedMediaType:
+        wanted = " or ".join(_MEDIA[body] for body in self._operation.bodies)
+        return UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
 
     def _typed(self, name: str, text: str) -> Any:
         """Return a field of path or query, where all is text, as the type that a body would have it in."""

@@ -12,7 +12,7 @@ import phalanx
 from phalanx.contract.images import MAX_IMAGES
 from phalanx.contract.models import Model
 from phalanx.contract.status import Health
-from phalanx.edges.http.codec import JSON, NDJSON, OCTETS, SSE
+from phalanx.edges.http.codec import JSON, NDJSON, OCTETS, SSE, needs_no_body
 from phalanx.edges.http.dialects import Dialect, DialectRoute
 from phalanx.edges.http.problems import PROBLEM_JSON, Problem
 from phalanx.edges.http.system import Info, ProbeAnswer
@@ -144,7 +144,8 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
     if row.cache == "revalidate":
         entry["responses"]["304"] = {"description": "The client's copy is current."}
     if row.bodies != (Body.NONE,):
-        entry["requestBody"] = {"required": True, "content": _contents(row, refs[_key(row.request)])}
+        content = _contents(row, refs[_key(row.request)])
+        entry["requestBody"] = {"required": not needs_no_body(row), "content": content}
     return entry
 
 
