@@ -356,6 +356,26 @@ def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(
         silent.close()
 
 
+def test_an_address_that_is_back_is_asked_before_its_pause_is_over(
+    pair: Pair, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where no other answers: one worker is back from its restart, and the next one is on its way out."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        gone = nobody.getsockname()[1]
+    key = pair.behind.key(email="gateway@example.org")
+    gateway = gateway_to(start_worker, tmp_path, f"{pair.url},grpc://127.0.0.1:{gone}", key)
+    addresses = gateway.app.operations["text.embed"].run.__self__._workers._addresses
+    breaker = addresses[0].breaker
+    assert gateway.post("/v1/text/embed", {"texts": ["a"]}).status == 200
+    for _ in range(3):
+        breaker.begin()
+        breaker.failed()
+    breaker._open_until += 600.0
+    assert not breaker.admits()
+    assert gateway.post("/v1/text/embed", {"texts": ["b"]}).status == 200
+    assert not breaker.is_open
+
+
 def test_a_stream_whose_worker_goes_says_so(pair: Pair, start_worker: Callable[..., Any], tmp_path: Path) -> None:
     """What was answered is there and billed; then the error. It is not sent again: answers would come twice."""
     going = RpcClient(pair.behind)

@@ -17,7 +17,8 @@ from phalanx.operations import Kind, Operation, Services
 from phalanx.services.health import Dependency
 from phalanx.services.ticket import Meter, Ticket
 from phalanx.settings import Settings, SettingsError
-from phalanx.upstreams.remote import ClientTls, Lost, Metadata, RemoteWorkers
+from phalanx.upstreams.remote import Metadata, RemoteWorkers
+from phalanx.upstreams.remote_address import ClientTls, Lost
 from phalanx.upstreams.remote_answers import Used
 
 

@@ -67,6 +67,7 @@ def examine() -> Iterator[Finding]:
         _workers,
         _secret,
         _model,
+        _remote,
         _processor,
         _port,
     ]
@@ -155,7 +156,24 @@ def _secret(settings: Settings) -> Iterator[Finding]:
         yield Finding(None, "proxies", said, "behind a proxy name it, or all strangers share one limit")
 
 
+def _remote(settings: Settings) -> Iterator[Finding]:
+    if not settings.remote:
+        return
+    # Who calls no other worker is spared gRPC's memory.
+    from phalanx.app.remote_look import look_at_remote
+
+    for seen in asyncio.run(look_at_remote(settings)):
+        yield Finding(seen.well, "remote", seen.found, seen.remedy)
+
+
 def _model(settings: Settings) -> Iterator[Finding]:
+    if "text" not in settings.served - set(settings.remote):
+        by = settings.remote.get("text")
+        said = (
+            f"none is needed for text: {by} has the workers that do" if by else "none is needed: SERVICES has no text"
+        )
+        yield Finding(True, "model", said)
+        return
     if settings.model_path is not None:
         yield Finding(True, "model", f"your own: {settings.model_path}")
         return
@@ -186,6 +204,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
     family = socket.AF_INET6 if ":" in settings.app_host else socket.AF_INET
     for name, host, port in (
         ("PORT", settings.app_host, settings.port),
+        *((("GRPC_PORT", settings.app_host, settings.grpc_port),) if settings.grpc_port else ()),
         *((("PROMETHEUS_BIND", *settings.prometheus_bind),) if settings.metrics_enabled else ()),
     ):
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -9,40 +9,21 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from phalanx.errors import DeadlineExceeded, PhalanxError, Unavailable, UpstreamFailed
 from phalanx.settings import Secret
 from phalanx.settings.remote import ServiceUrl
 from phalanx.telemetry import Log
-from phalanx.upstreams.breaker import Breaker
-from phalanx.upstreams.remote_answers import Failure, Used, failure_of, metadata_of, used_of
+from phalanx.upstreams.remote_address import CONNECT_S, Address, ClientTls, Lost
+from phalanx.upstreams.remote_answers import Used, failure_of, metadata_of, used_of
 
-CONNECT_S = 1.0
-"""For a connection, before another address is tried."""
-ATTEMPT_S = 5.0
 PING_S = 1.5
-KEEPALIVE_S, KEEPALIVE_ANSWER_S = 15.0, 5.0
-"""After so much silence an address is asked whether it is there; no worker of ours minds one ping in 10 s."""
-MAX_ANSWER_BYTES = 256 * 2**20
-MAX_METADATA_BYTES = 64 * 1024
-HEALTH = "/grpc.health.v1.Health/Check"
-
 Metadata = Sequence[tuple[str, str]]
-
-
-class ClientTls(NamedTuple):
-    """PEM files for `grpcs://`: who signs the workers' certificates (None: the system's authorities), and our own."""
-
-    authorities: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
 
 
 class Answered(NamedTuple):
@@ -54,76 +35,6 @@ class Answered(NamedTuple):
     data: bytes | None
     used: Used | None
     metadata: Mapping[str, Any] = MappingProxyType({})
-
-
-class Lost(Exception):
-    """A call failed; `failure` says how, `used` what had been done by then."""
-
-    def __init__(self, failure: Failure, used: Used | None) -> None:
-        super().__init__(failure.error.detail)
-        self.failure = failure
-        self.used = used
-
-
-class _Address:
-    """One address, with a connection of its own."""
-
-    def __init__(self, url: ServiceUrl, tls: ClientTls) -> None:
-        options = [
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1e3)),
-            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_ANSWER_S * 1e3)),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            # How long one attempt may take; who waits for it gives up sooner.
-            ("grpc.min_reconnect_backoff_ms", int(ATTEMPT_S * 1e3)),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-            ("grpc.enable_retries", 0),
-        ]
-        self.url = url
-        self.breaker = Breaker()
-        self.under_way = 0
-        self.taken_at = 0.0
-        if url.is_tls:
-            self.channel = grpc.aio.secure_channel(url.target, _credentials(tls), options)
-        else:
-            self.channel = grpc.aio.insecure_channel(url.target, options)
-
-    async def connect(self, within_s: float) -> bool:
-        """Whether there is a connection, within so many seconds."""
-        ready, failed = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE
-        state = self.channel.get_state(try_to_connect=True)
-        try:
-            async with asyncio.timeout(within_s):
-                while state is not ready:
-                    if state in (failed, grpc.ChannelConnectivity.SHUTDOWN):
-                        return False
-                    await self.channel.wait_for_state_change(state)
-                    state = self.channel.get_state(try_to_connect=True)
-        except TimeoutError:
-            return False
-        return True
-
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Count a call; tell the breaker how it ended."""
-        self.under_way += 1
-        self.taken_at = time.monotonic()
-        self.breaker.begin()
-        try:
-            yield
-        except Lost as lost:
-            (self.breaker.failed if lost.failure.is_lost else self.breaker.succeeded)()
-            raise
-        except BaseException:
-            self.breaker.left()
-            raise
-        else:
-            self.breaker.succeeded()
-        finally:
-            self.under_way -= 1
 
 
 class RemoteWorkers:
@@ -139,7 +50,7 @@ class RemoteWorkers:
     ) -> None:  # fmt: skip
         self._setting = setting
         self._service = service
-        self._addresses = [_Address(url, tls or ClientTls()) for url in urls]
+        self._addresses = [Address(url, tls or ClientTls()) for url in urls]
         self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         self._log = log
 
@@ -168,7 +79,7 @@ class RemoteWorkers:
                 raise lost from None
         return await self._unary(second, path, data, metadata, deadline)
 
-    async def _unary(self, address: _Address, path: str, data: bytes, metadata: Metadata, deadline: float) -> Answered:
+    async def _unary(self, address: Address, path: str, data: bytes, metadata: Metadata, deadline: float) -> Answered:
         with address.used():
             call = address.channel.unary_unary(path)(
                 data, metadata=(*self._credential, *metadata), timeout=_left(deadline)
@@ -214,22 +125,22 @@ class RemoteWorkers:
         if not any(found):
             raise Unavailable(f"{self._setting}: none of {len(found)} addresses has a worker that serves")
 
-    async def _is_serving(self, address: _Address) -> bool:
+    async def _is_serving(self, address: Address) -> bool:
         try:
             if not await address.connect(CONNECT_S):
                 return False
-            check = address.channel.unary_unary(
-                HEALTH, request_serializer=HealthCheckRequest.SerializeToString,
-                response_deserializer=HealthCheckResponse.FromString,
-            )  # fmt: skip
-            answer = await check(HealthCheckRequest(service=self._service), timeout=PING_S - CONNECT_S)
+            return await address.health(self._service, PING_S - CONNECT_S) == "SERVING"
         except grpc.aio.AioRpcError:
             return False
-        return bool(answer.status == HealthCheckResponse.SERVING)
 
-    async def _address(self, tried: Collection[_Address], deadline: float) -> _Address:
-        """Return the least busy address that is connected, or can be. Raises `Unavailable` and `DeadlineExceeded`."""
+    async def _address(self, tried: Collection[Address], deadline: float) -> Address:
+        """Return the least busy address that is connected, or can be. Raises `Unavailable` and `DeadlineExceeded`.
+
+        One that is left alone is asked all the same when there is no other and it has a connection again: a worker that was
+        replaced is back before its pause is over, and the next one may be on its way out.
+        """
         left = [one for one in self._addresses if one not in tried]
+        back = [one for one in left if not one.breaker.admits() and one.is_connected()]
         while open_to_us := [one for one in left if one.breaker.admits()]:
             address = min(open_to_us, key=lambda one: (one.under_way, one.taken_at))
             left.remove(address)
@@ -239,12 +150,14 @@ class RemoteWorkers:
             address.breaker.begin()
             address.breaker.failed()
             self._log.warning("remote unreachable", setting=self._setting, at=address.url.target)
+        if back:
+            return min(back, key=lambda one: (one.under_way, one.taken_at))
         wait = min((one.breaker.left_s() for one in self._addresses), default=0.0)
         count = len(self._addresses)
         said = "no worker answers there" if count == 1 else f"none of the {count} addresses answers"
         raise Unavailable(f"{self._setting}: {said}", retry_after_s=max(1.0, wait))
 
-    def _lost(self, status: grpc.StatusCode, trailing: Any, address: _Address, path: str) -> Lost:
+    def _lost(self, status: grpc.StatusCode, trailing: Any, address: Address, path: str) -> Lost:
         said = metadata_of(trailing)
         failure = failure_of(status, said, setting=self._setting, method=path.rpartition(".")[2])
         if failure.error.row.http == UpstreamFailed.row.http or failure.is_lost:
@@ -276,10 +189,3 @@ def _left(deadline: float) -> float | None:
     if left <= 0:
         raise DeadlineExceeded("the deadline passed before another worker could be asked")
     return left
-
-
-def _credentials(tls: ClientTls) -> Any:
-    def read(path: Path | None) -> bytes | None:
-        return path.read_bytes() if path is not None else None
-
-    return grpc.ssl_channel_credentials(read(tls.authorities), read(tls.key), read(tls.certificate))

@@ -124,6 +124,12 @@ def _silent(status: grpc.StatusCode, setting: str, method: str) -> Failure:
     return Failure(UpstreamFailed(said), is_lost=False, is_worth_another=False)
 
 
+def code_of(trailing: Mapping[str, Any]) -> str:
+    """Return the code of a worker's error by its trailing metadata; empty where no worker of ours said one."""
+    info, _ = _details(trailing)
+    return info.reason if info is not None else ""
+
+
 def _details(trailing: Mapping[str, Any]) -> tuple[ErrorInfo | None, dict[str, Any]]:
     """Return `ErrorInfo` of a worker, None where there is none, and the sentence, field and seconds beside it."""
     found: dict[str, Any] = {"detail": "", "param": None, "retry_after_s": None}
