@@ -313,6 +313,13 @@ def test_tei_info(worker: Any) -> None:
     assert (info["embedding_dim"], info["max_input_length"]) == (384, 256)
 
 
+def test_the_model_goes_by_ollamas_name_too(worker: Any) -> None:
+    """Who comes from Ollama asks for `all-minilm`."""
+    for name in ("all-minilm", "all-minilm:latest"):
+        answer = worker.post("/api/embed", {"model": name, "input": "one"})
+        assert (answer.status, answer.json["model"]) == (200, name)
+
+
 def test_ollama_embed(worker: Any) -> None:
     """Unit vectors, counts, durations; `:latest` is the model."""
     answer = worker.post("/api/embed", {"model": f"{MODEL}:latest", "input": ["one", "two"]}).json

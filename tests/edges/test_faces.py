@@ -170,7 +170,10 @@ def test_two_images_are_compared(worker: Any, images: list[str]) -> None:
 
 
 def test_comparing_needs_a_face_in_both(worker: Any) -> None:
+    answer = worker.post("/v1/faces/compare", {"images": [text(PHOTO), text(b"none")]})
+    assert (answer.status, answer.json["param"], answer.json["detail"][:10]) == (422, "images[1]", "images[1]:")
     answer = worker.post("/v1/faces/compare", {"images": [text(PHOTO), text(BLACK)]})
+    assert answer.json["param"] == "images[1]"
     assert (answer.status, answer.json["code"]) == (422, "no_face")
 
 

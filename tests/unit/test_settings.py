@@ -128,6 +128,9 @@ SHARED = {"DATABASE_URL": "postgres://u:p@localhost/x", "REDIS_URL": "redis://lo
         ({"USAGE_JOURNAL": "redis"}, "needs REDIS_URL"),
         ({"ALLOWED_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "name the origins"),
         ({"ALLOWED_ORIGINS": "example.org"}, "is no origin"),
+        ({"IMAGE_URL_ALLOW": "images.example.org,https://example.org"}, "'https://example.org' is no host"),
+        ({"IMAGE_URL_ALLOW": "example.org:8080"}, "is no host"),
+        ({"IMAGE_URL_ALLOW": "*.example.org"}, "nor .example.org for all below"),
         ({"TRUSTED_PROXY_IPS": "10.0.0.0/33"}, "TRUSTED_PROXY_IPS"),
         ({"TRUSTED_PROXY_IPS": "*"}, "choose its own address"),
         ({"JWT_SECRET": "short"}, "JWT_SECRET has 5 characters"),
@@ -216,3 +219,15 @@ def test_a_commands_own_default_gives_way_to_a_file(tmp_path: Path) -> None:
     named = {"PORT_FILE": str(tmp_path / "port"), "ENV_FILE": str(tmp_path / ".env")}
     (tmp_path / ".env").write_text("")
     assert load(named, folder=tmp_path, otherwise={"PORT": "8001"}).settings.port == 10
+
+
+def test_an_empty_value_hides_nothing(tmp_path: Path) -> None:
+    """Compose passes on what is not set as empty: the file or the alias counts then."""
+    (tmp_path / "token").write_text("hf_secret")
+    empty = {"HF_TOKEN": "", "HF_TOKEN_FILE": str(tmp_path / "token"), "PORT": " ", "APP_PORT": "9100"}
+    settings = load(empty, folder=tmp_path).settings
+    assert (settings.hf_token, settings.port) == ("hf_secret", 9100)
+    assert load({"HF_TOKEN": "own", "HF_TOKEN_FILE": ""}, folder=tmp_path).settings.hf_token == "own"
+    allowed = "images.example.org, .example.net,2606:4700::1111,10.0.0.5"
+    hosts = ("images.example.org", ".example.net", "2606:4700::1111", "10.0.0.5")
+    assert load({"IMAGE_URL_ALLOW": allowed}, folder=tmp_path).settings.image_url_allow == hosts

@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 
 from phalanx.app import ONE_PROCESS, look_at_qdrant, look_at_redis, open_store
+from phalanx.app.models import models_to_pull
 from phalanx.engines.backends import choose_device, describe_devices
 from phalanx.engines.threads import usable_cpus
 from phalanx.errors import PhalanxError
+from phalanx.models.store import ModelStore
 from phalanx.settings import Settings, SettingsError, load
 from phalanx.stores.sql.database import check as check_schema
 
@@ -66,7 +68,7 @@ def examine() -> Iterator[Finding]:
         _qdrant,
         _workers,
         _secret,
-        _model,
+        _models,
         _remote,
         _processor,
         _port,
@@ -166,26 +168,34 @@ def _remote(settings: Settings) -> Iterator[Finding]:
         yield Finding(seen.well, "remote", seen.found, seen.remedy)
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def _models(settings: Settings) -> Iterator[Finding]:
     if "text" not in settings.served - set(settings.remote):
         by = settings.remote.get("text")
         said = (
             f"none is needed for text: {by} has the workers that do" if by else "none is needed: SERVICES has no text"
         )
         yield Finding(True, "model", said)
-        return
-    if settings.model_path is not None:
+    elif settings.model_path is not None:
         yield Finding(True, "model", f"your own: {settings.model_path}")
-        return
     store = open_store(settings)
+    # Images are served without the detector, and a worker of all services without any face model.
+    named = bool(settings.services) and bool(settings.served & {"face-detection", "face-embedding"})
+    for name in models_to_pull(settings):
+        is_needed = name == settings.model_name or named
+        yield from _model(store, name, False if is_needed else None)
+
+
+def _model(store: ModelStore, name: str, otherwise: bool | None) -> Iterator[Finding]:
+    """Look at the active version of a model; `otherwise` is what is said when it is not there as it should be."""
+    remedy = f"phalanx models pull {name}" if store.catalogue.find(name) else "set MODEL_NAME to one of them"
     try:
-        version = store.active(settings.model_name)
-        damaged = [report for report in store.verify(settings.model_name) if report.problem]
+        version = store.active(name)
+        damaged = [report for report in store.verify(name) if report.problem]
     except PhalanxError as error:
-        yield Finding(False, "model", error.detail, f"phalanx models pull {settings.model_name}")
+        yield Finding(otherwise, "model", error.detail, remedy)
         return
     for report in damaged:
-        yield Finding(False, "model", f"{report.file}: {report.problem}", f"phalanx models pull {settings.model_name}")
+        yield Finding(otherwise, "model", f"{report.file}: {report.problem}", remedy)
     if not damaged:
         yield Finding(True, "model", f"{version.name} {version.version}, every byte as pinned")
 

@@ -147,7 +147,10 @@ class FaceService:
 
         # Both are waited for, so that nothing is under way any more when the call ends.
         results = await asyncio.gather(*map(one, request.images), return_exceptions=True)
-        for result in results:
+        for index, result in enumerate(results):
+            if isinstance(result, PhalanxError) and result.param == "image":
+                place, wait_s = f"images[{index}]", result.retry_after_s
+                raise type(result)(f"{place}: {result.detail}", param=place, retry_after_s=wait_s, **result.data)
             if isinstance(result, BaseException):
                 raise result
         (first, one_face), (second, other_face) = [pair for pair in results if not isinstance(pair, BaseException)]

@@ -66,7 +66,11 @@ def load_secret(settings: Settings) -> Secret:
             _make_secret(path)
         secret = Secret(path.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"JWT_SECRET is not set, and {FILE_NAME} in DATA_DIR cannot be used ({type(error).__name__})."
+        why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        problem = (
+            f"DATA_DIR: {FILE_NAME} in {str(settings.data_dir)!r} cannot be used ({why}); name a folder that can be "
+            "written to, or set JWT_SECRET."
+        )
         raise SettingsError([problem]) from None
     if len(secret) < MIN_SECRET_CHARS:
         raise SettingsError([f"JWT_SECRET is not set, and {FILE_NAME} in DATA_DIR is damaged; delete it."])

@@ -159,6 +159,15 @@ def origins(raw: str) -> tuple[str, ...]:
     return origins
 
 
+def hosts(raw: str) -> tuple[str, ...]:
+    """Names or addresses of hosts, by comma; a leading dot stands for what is below one."""
+    hosts = words(raw)
+    for host in hosts:
+        if not re.fullmatch(r"\.?[^\s/:*@.?#][^\s/:*@?#]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", host):
+            raise ValueError(f"{host!r} is no host such as images.example.org, nor .example.org for all below")
+    return hosts
+
+
 def networks(raw: str) -> tuple[Network, ...]:
     """Addresses or networks, by comma."""
     if "*" in raw:

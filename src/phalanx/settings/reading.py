@@ -92,10 +92,11 @@ def _dotenv(real: Mapping[str, str], folder: Path, problems: list[str]) -> dict[
 def _raw(variable: Variable, merged: Mapping[str, str], problems: list[str]) -> str | None:
     """Return a variable's text, from its own name, an alias, or the file that `<NAME>_FILE` names."""
     for name in (variable.name, *variable.aliases):
-        if name in merged:
-            return merged[name].strip()
+        # An empty one is as good as none: Compose files pass on what is not set.
+        if text := merged.get(name, "").strip():
+            return text
         # TLS_CERT and TLS_KEY are no variables, so the fields that end in _FILE cannot be shadowed here.
-        if f"{name}_FILE" in merged:
+        if merged.get(f"{name}_FILE", "").strip():
             path = Path(merged[f"{name}_FILE"]).expanduser()
             try:
                 if path.stat().st_size > MAX_SECRET_FILE_BYTES:

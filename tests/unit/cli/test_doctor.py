@@ -98,3 +98,24 @@ def test_shared_stores_without_a_qdrant_are_pointed_out(environ: pytest.MonkeyPa
     (finding,) = found("qdrant")
     assert finding.well is None
     assert "QDRANT_URL" in finding.found
+
+
+def test_the_models_of_all_services_are_looked_for(environ: pytest.MonkeyPatch) -> None:
+    """The text model must be here; the others only where a service was named that needs them."""
+    names = ("all-MiniLM-L6-v2", "blazeface-full-range", "blazeface-short-range", "dlib-resnet-v1")
+    findings = found("model")
+    assert [finding.well for finding in findings] == [False, None, None, None]
+    assert [finding.remedy for finding in findings] == [f"phalanx models pull {name}" for name in names]
+    environ.setenv("SERVICES", "face-detection")
+    assert [(f.well, f.remedy) for f in found("model")] == [
+        (False, f"phalanx models pull {name}") for name in names[1:3]
+    ]
+    environ.setenv("SERVICES", "similarity")
+    assert found("model") == []
+
+
+def test_a_model_that_no_catalogue_has_is_not_to_be_pulled(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("SERVICES", "text")
+    environ.setenv("MODEL_NAME", "nobody-made-this")
+    ((well, _, said, remedy),) = found("model")
+    assert (well, "all-MiniLM-L6-v2" in said, remedy) == (False, True, "set MODEL_NAME to one of them")

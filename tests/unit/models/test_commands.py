@@ -55,7 +55,7 @@ def test_list_shows_what_is_catalogued_what_is_here_and_what_is_active(root: Pat
     by_name = {model["name"]: model for model in json.loads(said(run(root, "list", "--json")))}
     known, tiny = by_name[NAME], by_name["tiny"]
     assert (known["name"], known["dimensions"], known["catalogue_version"]) == (NAME, 384, "53aa51172d14")
-    assert known["aliases"] == [f"sentence-transformers/{NAME}"]
+    assert known["aliases"] == [f"sentence-transformers/{NAME}", "all-minilm"]
     assert (known["versions"], known["active"]) == ([], {})
     assert tiny["active"] == {first: 1.0}
     assert tiny["versions"][1]["variant_of"] == first
