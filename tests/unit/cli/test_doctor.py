@@ -107,11 +107,12 @@ def test_the_models_of_all_services_are_looked_for(environ: pytest.MonkeyPatch) 
     assert [finding.well for finding in findings] == [False, None, None, None]
     assert [finding.remedy for finding in findings] == [f"phalanx models pull {name}" for name in names]
     environ.setenv("SERVICES", "face-detection")
-    assert [(f.well, f.remedy) for f in found("model")] == [
-        (False, f"phalanx models pull {name}") for name in names[1:3]
-    ]
+    detectors = [f"phalanx models pull {name}" for name in names[1:3]]
+    assert [(f.well, f.remedy) for f in found("model")] == [(True, ""), *((False, remedy) for remedy in detectors)]
+    environ.setenv("SERVICES", "image-processing")
+    assert [(f.well, f.remedy) for f in found("model")] == [(True, ""), *((None, remedy) for remedy in detectors)]
     environ.setenv("SERVICES", "similarity")
-    assert found("model") == []
+    assert [f.well for f in found("model")] == [True]
 
 
 def test_a_model_that_no_catalogue_has_is_not_to_be_pulled(environ: pytest.MonkeyPatch) -> None:
