@@ -164,6 +164,12 @@ METRICS: tuple[MetricRow, ...] = (
     ),
     MetricRow("phalanx_refusals", Counter, "Calls refused before they cost anything.", ("code",)),
     MetricRow("phalanx_jobs", Counter, "Attempts at jobs, by what became of them.", ("outcome",)),
+    MetricRow(
+        "phalanx_webhooks",
+        Counter,
+        "Attempts at telling of a job's end, by what became of them; failed and dropped are lost.",
+        ("outcome",),
+    ),
     MetricRow("phalanx_calls_in_flight", Gauge, "Admitted calls under way."),
     MetricRow("phalanx_event_loop_lag_seconds", Histogram, "How late the event loop ran a timer.", (), LAG_SECONDS),
     MetricRow(

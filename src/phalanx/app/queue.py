@@ -19,7 +19,7 @@ def queue_edge(app: App, *, requests: RequestLog | None = None) -> QueueEdge:
     return QueueEdge(
         app.entrance, app.operations, elsewhere=app.elsewhere, mappings=settings.queue_job_map, metrics=app.metrics,
         log=app.log, requests=requests, max_body_bytes=lambda row: settings.body_limit(row.max_body_bytes),
-        on_finished=app.health.latencies.add,
+        on_finished=app.health.latencies.add, webhooks=app.webhooks,
     )  # fmt: skip
 
 

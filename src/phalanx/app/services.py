@@ -38,7 +38,9 @@ from phalanx.services.tokens import TokenSigner
 from phalanx.services.usage import UsageService
 from phalanx.services.users import UserService
 from phalanx.services.vectors import VectorService
+from phalanx.services.webhooks import Webhooks
 from phalanx.upstreams.fetch import Fetcher
+from phalanx.upstreams.webhooks import Poster
 
 TIDY_EVERY_S = 3600.0
 COMPARED_AT_ONCE, COMPARED_WAITING = 2, 64
@@ -47,6 +49,7 @@ COMPARED_AT_ONCE, COMPARED_WAITING = 2, 64
 def open_services(
     around: Surroundings, stores: Stores, registry: ModelRegistry, face_models: FaceModels, health: HealthService,
     news: Broadcast, signing: SigningKeys, job_tokens: JobTokens, kinds: Callable[[], Mapping[str, JobKind]],
+    webhooks: Webhooks,
 ) -> Services:  # fmt: skip
     """Return what the rows run on. `news` is told of every change of keys and sessions; `kinds` are rows that take jobs."""
     settings, clock, new_id = around.settings, around.clock, around.new_id
@@ -89,8 +92,22 @@ def open_services(
             stores.organisations, stores.users, sessions, clock=clock, new_id=new_id
         ),
         usage=UsageService(stores.usage, clock), audit=AuditService(stores.audit), health=health,
-        jobs=JobService(stores.jobs, stores.queues, job_tokens, kinds, clock, new_id),
+        jobs=JobService(stores.jobs, stores.queues, job_tokens, kinds, webhooks, clock, new_id),
     )  # fmt: skip
+
+
+def open_webhooks(around: Surroundings, stores: Stores, tokens: JobTokens) -> Webhooks:
+    """Return what tells of the end of jobs; where there is a secret to sign with, it is kept running."""
+    settings = around.settings
+    poster = Poster(settings.webhook_allow, settings.webhook_networks)
+    around.closing.push_async_callback(poster.close)
+    webhooks = Webhooks(
+        stores.outbox, poster, tokens, settings.webhook_secret, clock=around.clock, log=around.log,
+        metrics=around.metrics,
+    )  # fmt: skip
+    if around.is_serving and webhooks.is_on:
+        around.keep_running(webhooks.run())
+    return webhooks
 
 
 def _image_intake(around: Surroundings) -> ImageIntake:

@@ -32,11 +32,13 @@ from phalanx.ports import (
     VectorStore,
 )
 from phalanx.ports.jobs import JobQueue, OwnJobs
+from phalanx.ports.webhooks import Outbox
 from phalanx.services.caches import TieredCache
 from phalanx.services.health import Dependency
 from phalanx.services.limits import SharedLimits
 from phalanx.services.periods import month_of, month_start
 from phalanx.services.sealing import SealedAnswers
+from phalanx.services.webhooks import MAX_NOTICES
 from phalanx.settings import Secret, Settings
 from phalanx.stores.files.journal import FileJournal
 from phalanx.stores.journaled import JournaledUsageLog
@@ -56,6 +58,7 @@ from phalanx.stores.redis.jobs import BullJobs
 from phalanx.stores.redis.journal import RedisJournal
 from phalanx.stores.redis.limiter import RedisLimiter
 from phalanx.stores.redis.rollcall import RedisRollcall
+from phalanx.stores.redis.webhooks import RedisOutbox
 from phalanx.stores.redis.workers import RedisWorkers
 from phalanx.stores.sql.audit import SqlAuditLog
 from phalanx.stores.sql.changes import SqlChangeFeed
@@ -67,6 +70,7 @@ from phalanx.stores.sql.organisations import SqlOrganisationStore
 from phalanx.stores.sql.sessions import SqlSessionStore
 from phalanx.stores.sql.usage import SqlUsageLog
 from phalanx.stores.sql.users import SqlUserStore
+from phalanx.stores.sql.webhooks import SqlOutbox
 from phalanx.telemetry import Log, Metrics
 
 CLAIM_MARGIN_S = 30.0
@@ -102,6 +106,7 @@ class Stores:
     vectors: VectorStore
     rollcall: Rollcall
     jobs: JobQueue
+    outbox: Outbox
     own_jobs: OwnJobs | None
     queues: tuple[str, ...]
     dependencies: dict[str, Dependency]
@@ -151,8 +156,11 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
     if redis is not None:
         dependencies["redis"] = Dependency(_ping(redis), None)
     own_jobs = SqlJobs(database) if settings.jobs_url is None else None
+    outbox: Outbox = SqlOutbox(database, max_notices=MAX_NOTICES)
+    if settings.jobs_url is not None:
+        outbox = RedisOutbox(_open_redis(settings.jobs_url, closing), max_notices=MAX_NOTICES)
     return Stores(
-        jobs=own_jobs or await _open_jobs(around), own_jobs=own_jobs,
+        jobs=own_jobs or await _open_jobs(around), own_jobs=own_jobs, outbox=outbox,
         queues=tuple(spec.name for spec in settings.job_queues),
         rollcall=MemoryRollcall(around.clock) if redis is None else RedisRollcall(redis),
         keys=SqlKeyStore(database), users=SqlUserStore(database), organisations=SqlOrganisationStore(database),

@@ -12,7 +12,7 @@ import structlog
 
 from phalanx.app.collections import take_up_collections
 from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, needed_rosters, open_registry, open_store
-from phalanx.app.services import open_services
+from phalanx.app.services import open_services, open_webhooks
 from phalanx.app.stores import Stores, Surroundings, open_stores
 from phalanx.contract.services import ALL_SERVICES
 from phalanx.edges.http.app import HttpEdge, spoken
@@ -41,6 +41,7 @@ from phalanx.services.signing import load_secret, signing_keys
 from phalanx.services.tiers import tier_policies
 from phalanx.services.tokens import TokenVerifier
 from phalanx.services.usage import expire_events
+from phalanx.services.webhooks import Webhooks
 from phalanx.settings import Settings
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.telemetry import Log, Metrics, RequestLog
@@ -67,6 +68,7 @@ class App:
     metrics: Metrics
     log: Log
     stores: Stores
+    webhooks: Webhooks
     closing: AsyncExitStack
 
     @property
@@ -142,8 +144,9 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         )  # fmt: skip
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)
         news = HeardHere(keyring, stores.broadcast)
+        webhooks = open_webhooks(around, stores, job_tokens)
         services = open_services(
-            around, stores, registry, face_models, health, news, signing, job_tokens, _kinds_of_jobs
+            around, stores, registry, face_models, health, news, signing, job_tokens, _kinds_of_jobs, webhooks
         )  # fmt: skip
         trail = AuditTrail(stores.audit, clock=clock, new_id=new_id, log=log)
         entrance = Entrance(gate, services, stores.idempotency, trail)
@@ -157,7 +160,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         elsewhere = {name: row for name, row in rows.items() if name not in here}
         yield App(
             settings, entrance, here, elsewhere, registry, face_models, models, rollouts, health, metrics, log, stores,
-            closing,
+            webhooks, closing,
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from phalanx.contract.keys import Id, PageSize
 
@@ -19,7 +19,7 @@ class CreateJobRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `queue` is one of the installation's, by default its first. Jobs without a priority (0) go first, then 1, 2 and so on.
     `attempts` is how often it is tried that fails for want of something here. Under one `idempotency_key` a caller has
-    one job.
+    one job. `webhook` is a URL that is told of the job's end, signed; see `docs/queue.md`.
     """
 
     operation: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -29,6 +29,7 @@ class CreateJobRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     delay_ms: Annotated[int, Meta(ge=0, le=MAX_DELAY_MS)] = 0
     attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    webhook: Annotated[str, Meta(min_length=1, max_length=2048)] | None = None
 
 
 class CreateJobResponse(Struct, frozen=True, kw_only=True):
@@ -80,6 +81,26 @@ class JobView(Struct, frozen=True, kw_only=True):
     result: Any = None
     error: JobError | None = None
     progress: JobProgress | None = None
+
+
+class JobNoticeData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job that has ended, as its webhook says it: with its result, unless that is large, or why it failed."""
+
+    id: str
+    operation: str
+    queue: str
+    state: Literal["completed", "failed"]
+    result: Raw | UnsetType = UNSET
+    error: JobError | None = None
+    result_omitted: bool = False
+
+
+class JobNotice(Struct, frozen=True, kw_only=True):
+    """The message of a webhook, as Standard Webhooks has them; `timestamp` is that of the end, ISO 8601."""
+
+    type: Literal["job.completed", "job.failed"]
+    timestamp: str
+    data: JobNoticeData
 
 
 class ListJobsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,12 +23,15 @@ LEEWAY_S = 5.0
 
 WIRE_NAMES = {
     "issuer": "iss", "audience": "aud", "key_id": "key", "session_id": "sid", "organisation": "org",
-    "operation": "op", "job_id": "jti", "issued_at": "iat", "expires_at": "exp",
+    "operation": "op", "job_id": "jti", "issued_at": "iat", "expires_at": "exp", "webhook": "hook",
 }  # fmt: skip
 
 
 class JobClaims(Struct, frozen=True, kw_only=True, rename=WIRE_NAMES, omit_defaults=True):
-    """What a token says: a key's id or a user's session, of which organisation, for which job. Times in epoch seconds."""
+    """What a token says: a key's id or a user's session, of which organisation, for which job, and what is told of its end.
+
+    Times in epoch seconds.
+    """
 
     issuer: str
     audience: str
@@ -39,6 +42,7 @@ class JobClaims(Struct, frozen=True, kw_only=True, rename=WIRE_NAMES, omit_defau
     expires_at: int
     key_id: str = ""
     session_id: str = ""
+    webhook: str = ""
 
 
 class Queued(NamedTuple):
@@ -59,13 +63,13 @@ class JobTokens:
         algorithms = {keys.current.algorithm, *(key.algorithm for key in keys.accepted.values())}
         self._jws = jwt.PyJWS(algorithms=[*algorithms])
 
-    def sign(self, caller: Caller, task: Task, *, delay_s: float = 0.0) -> Secret:
-        """Return a token for a job that a caller queues, to run after `delay_s` seconds."""
+    def sign(self, caller: Caller, task: Task, *, delay_s: float = 0.0, webhook: str = "") -> Secret:
+        """Return a token for a job that a caller queues, to run after `delay_s` seconds; `webhook` is told of its end."""
         now, key = int(self._clock.now()), self._keys.current
         claims = JobClaims(
             issuer=self._issuer, audience=AUDIENCE, organisation=caller.organisation, operation=task.operation,
             job_id=task.id, issued_at=now, expires_at=int(now + delay_s + LIFETIME_S), key_id=caller.key_id,
-            session_id=caller.session_id,
+            session_id=caller.session_id, webhook=webhook,
         )  # fmt: skip
         header = {"typ": TYPE, "kid": key.kid}
         return Secret(self._jws.encode(msgspec.json.encode(claims), key.private, key.algorithm, headers=header))
@@ -80,6 +84,15 @@ class JobTokens:
         if self._clock.now() >= claims.expires_at + LEEWAY_S:
             raise Unauthenticated("the token in _caller has expired")
         return Queued(claims.key_id, claims.session_id, claims.organisation)
+
+    def webhook(self, text: str, task: Task) -> str:
+        """Return the URL that is told of a job's end: empty where the token names none, or is not of this job."""
+        try:
+            claims = self._claims(text)
+        except Unauthenticated:
+            return ""
+        is_ours = claims.issuer == self._issuer and claims.audience == AUDIENCE
+        return claims.webhook if is_ours and (claims.job_id, claims.operation) == task else ""
 
     def _claims(self, text: str) -> JobClaims:
         try:

@@ -27,6 +27,7 @@ from phalanx.ports.jobs import JobQueue, JobRecord, NewJob
 from phalanx.services.job_fields import renamed
 from phalanx.services.job_tokens import JobTokens
 from phalanx.services.ticket import Caller, Task, Ticket
+from phalanx.services.webhooks import Webhooks
 
 LOOK_S = 0.25
 ENDED = ("completed", "failed")
@@ -70,6 +71,7 @@ class JobService:
         queues: Sequence[str],
         tokens: JobTokens,
         kinds: Callable[[], Mapping[str, JobKind]],
+        webhooks: Webhooks,
         clock: Clock,
         new_id: Callable[[], str],
     ) -> None:
@@ -78,6 +80,7 @@ class JobService:
         self._queues = queues
         self._tokens = tokens
         self._kinds = kinds
+        self._webhooks = webhooks
         self._clock = clock
         self._new_id = new_id
 
@@ -99,6 +102,8 @@ class JobService:
             raise InvalidRequest(
                 f"there is no queue {request.queue!r}; there is {', '.join(self._queues)}", param="queue"
             )
+        if request.webhook is not None:
+            self._webhooks.check(request.webhook)
         request = msgspec.structs.replace(request, request=renamed(request.request, kind.names))
         try:
             msgspec.convert(request.request, kind.request)
@@ -151,7 +156,9 @@ class JobService:
             words = (caller.organisation, who, request.idempotency_key)
             job_id = str(uuid.uuid5(_NAMESPACE, "\x1f".join(words)))
         delay_s = request.delay_ms / 1e3
-        token = self._tokens.sign(caller, Task(job_id, request.operation), delay_s=delay_s)
+        token = self._tokens.sign(
+            caller, Task(job_id, request.operation), delay_s=delay_s, webhook=request.webhook or ""
+        )
         return NewJob(
             job_id, caller.organisation, request.operation, msgspec.json.encode(request.request), str(token),
             request.queue or self._queues[0], self._clock.now(), delay_s, request.priority, request.attempts or 0,

@@ -41,6 +41,7 @@ from phalanx.settings.parsing import (
 )
 from phalanx.settings.queues import DEFAULT_QUEUE, JobMapping, QueueSpec, job_map, queues
 from phalanx.settings.remote import REMOTE_NOUNS, ServiceUrl, service_urls
+from phalanx.settings.webhooks import hosts, inner_networks, webhook_secrets
 
 
 class Variable(NamedTuple):
@@ -139,6 +140,9 @@ class Settings:
     queue_job_map: Annotated[Mapping[str, JobMapping], Variable("QUEUE_JOB_MAP", job_map, "names and fields of an application's own jobs, JSON: {\"job name\": {\"operation\": …, \"fields\": {\"theirs\": \"ours\"}, \"defaults\": {…}, \"dropped\": […]}}")] = dataclasses.field(default_factory=dict)
     queue_concurrency: Annotated[int, Variable("QUEUE_CONCURRENCY", integer(1, 1000), "jobs of each queue under way at once")] = 20
     queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that failed for want of something here, unless its producer says")] = 5
+    webhook_secret: Annotated[tuple[Secret, ...], Variable("WEBHOOK_SECRET", webhook_secrets, "secrets that sign webhooks, by comma, so that one can follow another: whsec_ and base64 of 24 to 64 bytes, or as many characters; without one there are no webhooks")] = ()
+    webhook_allow: Annotated[tuple[str, ...], Variable("WEBHOOK_ALLOW", hosts, "hosts that webhooks may be sent to, by comma; a leading dot admits subdomains, host:port another port than 80 and 443")] = ()
+    webhook_networks: Annotated[tuple[Network, ...], Variable("WEBHOOK_NETWORKS", inner_networks, "networks, by comma, that hosts of WEBHOOK_ALLOW may be in besides the open internet, such as 10.0.0.0/8")] = ()
 
     # Remote services
     text_url: Annotated[tuple[ServiceUrl, ...], Variable("TEXT_URL", service_urls, "workers that run the calls about text in place of this one, by comma: grpc://host:port or grpcs://host:port")] = ()
@@ -242,7 +246,6 @@ UNUSED = frozenset(
         "OLLAMA_DEFAULT_TIMEOUT_MS",
         "UPSTREAMS_FILE",
         "CONVERSATION_RETENTION_DAYS",
-        "WEBHOOK_SECRET",
         "EQUATIONS_URL",
     }
 )

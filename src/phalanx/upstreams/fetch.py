@@ -53,9 +53,13 @@ async def lookup(host: str, port: int) -> Sequence[str]:
 class CheckedResolver(AbstractResolver):
     """Resolves a name for aiohttp's connector, and refuses it when any of its addresses may not be asked."""
 
-    def __init__(self, look_up: Lookup, may_ask: Callable[[Address], bool]) -> None:
+    def __init__(
+        self, look_up: Lookup, may_ask: Callable[[Address], bool], refusal: Callable[[], PhalanxError] | None = None
+    ) -> None:
+        """`refusal` words what is raised for an address that may not be asked."""
         self._look_up = look_up
         self._may_ask = may_ask
+        self._refusal = refusal or not_allowed
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -65,7 +69,7 @@ class CheckedResolver(AbstractResolver):
         if not found:
             raise OSError("the name has no address")
         if not all(map(self._may_ask, found)):
-            raise not_allowed()
+            raise self._refusal()
         return [
             ResolveResult(
                 hostname=host, host=str(address), port=port, proto=socket.IPPROTO_TCP, flags=socket.AI_NUMERICHOST,
@@ -76,6 +80,29 @@ class CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+class AllowedHosts:
+    """Hosts that may be asked: `name`, or `.name` for what is below it but not itself, each on `ports`, or `name:port`."""
+
+    def __init__(self, allow: Collection[str], ports: Collection[int] = WEB_PORTS) -> None:
+        names: dict[str, set[int]] = {}
+        for entry in allow:
+            # What has several colons is an address of IPv6, which has none of a port.
+            name, colon, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
+            names.setdefault(name.lower().rstrip("."), set()).update([int(port)] if colon else ports)
+        self._hosts = {name: ports for name, ports in names.items() if not name.startswith(".")}
+        self._domains = {name: ports for name, ports in names.items() if name.startswith(".")}
+
+    def admit(self, url: URL, may_ask: Callable[[Address], bool]) -> bool:
+        """Whether a URL's host and port are among them, and its address may be asked, if the host is one."""
+        name = (url.raw_host or "").lower().rstrip(".")
+        below = (ports for domain, ports in self._domains.items() if name.endswith(domain))
+        if not any(url.port in ports for ports in (self._hosts.get(name, ()), *below)):
+            return False
+        # The connector does not resolve what is an address already.
+        address = _literal(name)
+        return address is None or may_ask(address)
 
 
 class Fetcher:
@@ -94,14 +121,11 @@ class Fetcher:
         may_ask: Callable[[Address], bool] = is_public,
         ports: Collection[int] = WEB_PORTS,
     ) -> None:
-        names = {entry.lower().rstrip(".") for entry in allow}
-        self._hosts = frozenset(name for name in names if not name.startswith("."))
-        self._domains = tuple(name for name in names if name.startswith("."))
+        self._hosts = AllowedHosts(allow, ports)
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._resolver = CheckedResolver(look_up, may_ask)
         self._may_ask = may_ask
-        self._ports = frozenset(ports)
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, text: str, *, within_s: float | None = None) -> bytes:
@@ -160,19 +184,14 @@ class Fetcher:
             raise InvalidRequest(f"the URL has more than {MAX_URL_CHARS} characters", param="image")
         try:
             url = URL(text)
-            host, port = url.raw_host, url.port
+            host = url.raw_host
         except ValueError:
             raise InvalidRequest("the image's URL cannot be read", param="image") from None
         if url.scheme not in ("http", "https") or not host:
             raise InvalidRequest("an image's URL starts with http:// or https:// and a host", param="image")
         if url.user is not None or url.password is not None:
             raise InvalidRequest("an image's URL holds no user or password", param="image")
-        name = host.lower().rstrip(".")
-        if (name not in self._hosts and not name.endswith(self._domains or ("\0",))) or port not in self._ports:
-            raise not_allowed()
-        # The connector does not resolve what is an address already.
-        address = _literal(name)
-        if address is not None and not self._may_ask(address):
+        if not self._hosts.admit(url, self._may_ask):
             raise not_allowed()
         return url
 

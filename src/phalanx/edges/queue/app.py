@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from phalanx.contract.jobs import JobError
 from phalanx.edges.json_body import BodyDecoder, decode_json, encode_json, too_large
 from phalanx.errors import Internal, NotFound, PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
 from phalanx.services.job_fields import renamed
 from phalanx.services.ticket import Call, Credential, Follow, Task
+from phalanx.services.webhooks import Ended, Webhooks
 from phalanx.settings import Secret
 from phalanx.settings.queues import JobMapping
 from phalanx.telemetry import Log, Metrics, RequestLog
@@ -82,6 +84,7 @@ class QueueEdge:
         requests: RequestLog | None = None,
         max_body_bytes: Callable[[Operation], int],
         on_finished: Callable[[str, str, float], None] = lambda operation, code, ms: None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self._entrance = entrance
         self._rows = {name: row for name, row in operations.items() if row.job}
@@ -94,6 +97,7 @@ class QueueEdge:
         self._requests = requests or RequestLog(log)
         self._limits = {name: max_body_bytes(row) for name, row in self._rows.items()}
         self._on_finished = on_finished
+        self._webhooks = webhooks
         self.max_job_bytes = max(self._limits.values(), default=0)
 
     async def run(self, delivery: Delivery, followed_by: Follow | None = None) -> Outcome:
@@ -121,6 +125,25 @@ class QueueEdge:
         finally:
             self._finish(delivery, name, code, inbound, (time.perf_counter() - began) * 1e3)
         return outcome
+
+    async def announce(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Have whoever queued a job told that it ends so, if they want to hear. Raises `Unavailable`."""
+        if self._webhooks is None or b'"_caller"' not in delivery.data:
+            return
+        try:
+            sent = decode_json(self._outer, delivery.data).get(CALLER)
+        except PhalanxError:
+            return
+        if sent is None:
+            return
+        mapping = self._mappings.get(delivery.name)
+        name, queue = mapping.operation if mapping else delivery.name, delivery.place.rpartition(":")[2]
+        if isinstance(outcome, Done):
+            ended = Ended(delivery.id, name, queue, result=outcome.result)
+        else:
+            error = JobError(code=outcome.error.code, detail=outcome.error.detail)
+            ended = Ended(delivery.id, name, queue, error=error)
+        await self._webhooks.announce(_token(sent), ended)
 
     def refuse(self, delivery: Delivery, error: PhalanxError) -> Failed:
         """Give up a job without running it."""

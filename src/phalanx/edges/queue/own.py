@@ -92,12 +92,15 @@ class OwnWorker:
             # Cancelled, the job goes back; what is done is told in any case.
             await asyncio.shield(self._patiently(lambda: self._tell(job, outcome)))
 
-    async def _outcome(self, job: ClaimedJob) -> Outcome:
+    def _delivery(self, job: ClaimedJob) -> Delivery:
         made_ms = round(job.billed_at * 1000)
-        delivery = Delivery(
+        return Delivery(
             job.id, job.queue, job.operation, job.data, event_id(job.queue, job.id, made_ms), "",
             job.failures + job.stalled + 1,
         )  # fmt: skip
+
+    async def _outcome(self, job: ClaimedJob) -> Outcome:
+        delivery = self._delivery(job)
         if not job.stalled:
             async with self._turnstile.among():
                 return await self._run(job, delivery)
@@ -116,8 +119,10 @@ class OwnWorker:
             await progress.end()
 
     async def _tell(self, job: ClaimedJob, outcome: Outcome | None) -> None:
+        delivery = self._delivery(job)
         now = self._clock.now()
         if isinstance(outcome, Done):
+            await self._edge.announce(delivery, outcome)
             await self._jobs.complete(job.id, outcome.result, at=now)
             self._told["completed"].inc()
         elif outcome is None or outcome.is_limit:
@@ -128,6 +133,7 @@ class OwnWorker:
             await self._jobs.put_back(job.id, due_at=due_at, reason=outcome.reason, failed=True)
             self._told["retried"].inc()
         else:
+            await self._edge.announce(delivery, outcome)
             await self._jobs.fail(job.id, outcome.reason, at=now)
             self._told["failed"].inc()
 

@@ -24,7 +24,7 @@ from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, 
 from phalanx.edges.queue.progress import Progress
 from phalanx.edges.queue.retrying import MAX_DEATHS_ALONE, backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
-from phalanx.errors import Internal, InvalidRequest, JobQuarantined
+from phalanx.errors import Internal, InvalidRequest, JobQuarantined, Unavailable
 from phalanx.settings import Secret
 from phalanx.settings.queues import QueueSpec
 from phalanx.telemetry import Log, Metrics
@@ -130,6 +130,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             raw.pop(name, None)
         job = await super().nextJobFromJobData(raw, job_id, limit_until, delay_until, token)
         job.phalanx_raw, job.phalanx_data, job.phalanx_problem = job_data, data, problem
+        job.phalanx_delivery = None
         return job
 
     async def processJob(self, job: Any, token: str) -> None:  # noqa: N802 - BullMQ's name
@@ -203,10 +204,11 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
 
     async def _delivery(self, job: Any, data: bytes) -> Delivery:
         made_ms = await self._billed_at(job)
-        return Delivery(
+        delivery = job.phalanx_delivery = Delivery(
             job.id, self._place, str(job.name), data, event_id(self._place, job.id, made_ms),
             self._spec.key_id, job.attemptsMade + job.stalledCounter + 1,
         )  # fmt: skip
+        return delivery
 
     async def _billed_at(self, job: Any) -> int:
         """Return the instant of a job's event: when it was made, or else when it first ran, which is then kept with it."""
@@ -245,6 +247,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
     async def _move(self, job: Any, token: str, outcome: Outcome | None, after_s: float) -> tuple[str, Any]:
         now = round(time.time() * 1000)
         if isinstance(outcome, Done):
+            await self._edge.announce(job.phalanx_delivery, outcome)
             keep = job.opts.get("removeOnComplete", False)
             more = not self.paused and not self.closing
             keys, args = self.backend.scripts.moveToCompletedArgs(job, None, keep, token, more)
@@ -266,6 +269,8 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             delay_s = max(backoff_s(job.attemptsMade, job.opts.get("backoff")), outcome.after_s)
             await self.backend.moveToDelayed(job.id, now, round(delay_s * 1000), token, {"fieldsToUpdate": fields})
             return "retried", None
+        if job.phalanx_delivery is not None:
+            await self._edge.announce(job.phalanx_delivery, outcome)
         keep = job.opts.get("removeOnFail", False)
         await self.backend.moveToFailed(job, outcome.reason, keep, token, False, fields)
         return "failed", None
@@ -278,7 +283,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
                 self._failing = False
                 return done
             except Exception as error:
-                if not self.isConnectionError(error):
+                if not (isinstance(error, Unavailable) or self.isConnectionError(error)):
                     raise
                 self._note(error)
                 await asyncio.sleep(RETRY_MS / 1000)

@@ -245,3 +245,15 @@ jobs = Table(
     Index(None, "state", "priority", "due_at"),
     Index(None, "organisation", "made_at"),
 )
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(200), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("due_at", Double, nullable=False),
+    PrimaryKeyConstraint("id"),
+    Index(None, "due_at"),
+)
