@@ -35,6 +35,9 @@ async def take_up_collections(entrance: Entrance, reembed: Operation, stores: St
                 log.info("place dropped", place=place)
             if not stores.is_shared:
                 async for record in registry.moving():
+                    # Faces wait for whoever has their images.
+                    if record.kind != "texts":
+                        continue
                     await _go_on(entrance, reembed, record, log)
             return
         except Unavailable:

@@ -15,6 +15,8 @@ from phalanx.services.collection_contracts import Contracts
 from phalanx.services.collections import CollectionRegistry, CollectionService
 from phalanx.services.face_finding import FaceFinder
 from phalanx.services.face_models import FaceModels
+from phalanx.services.face_moving import FaceCarrier
+from phalanx.services.face_reembedding import FaceReembedService
 from phalanx.services.faces import FaceService
 from phalanx.services.gallery import GalleryService
 from phalanx.services.health import HealthService
@@ -69,14 +71,17 @@ def open_services(
     around.closing.push_async_callback(moves.close)
     finder = FaceFinder(face_models, intake)
     faces = FaceService(face_models, finder, intake, _results(around, stores.results))
+    face_carrier = FaceCarrier(stores.vectors, face_models, finder, faces)
+    moved_faces = FaceReembedService(collections, contracts, face_carrier, faces, around.log)
     return Services(
         text=text,
         images=ImageService(intake, finder.largest),
-        faces=faces, gallery=GalleryService(collections, face_models, finder, faces, clock),
+        faces=faces, gallery=GalleryService(collections, face_models, finder, faces, face_carrier, clock),
         vectors=_vector_service(around),
         collections=CollectionService(collections, contracts, clock),
         points=PointService(collections, text_vectors, carrier),
-        reembedding=ReembedService(collections, text_vectors, carrier, moves, around.log),
+        reembedding=ReembedService(collections, text_vectors, carrier, moves, moved_faces, around.log),
+        face_reembedding=moved_faces,
         models=ModelService(
             (registry, face_models.detectors, face_models.embedders), is_ready=health.is_model_ready
         ),

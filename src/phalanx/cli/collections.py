@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from rich.table import Column, Table
 
 from phalanx.app.models import Kind
 from phalanx.cli.asking import Asks, Key, Url, all_collections, asking, request_of
+from phalanx.cli.face_images import bring_images
 from phalanx.contract.collections import (
     CollectionRequest,
     CollectionView,
@@ -186,27 +188,43 @@ def search(
 
 
 @app.command(
-    epilog="Examples: phalanx collections reembed books · "
+    epilog="Examples: phalanx collections reembed books · phalanx collections reembed staff --images people/ · "
     "phalanx collections reembed books --url http://127.0.0.1:8000 --key @key.txt"
 )
 def reembed(
     name: Name,
     model: Annotated[str | None, typer.Option(help="Model to move to, if not the one it has, or the default.")] = None,
     version: Annotated[str | None, typer.Option(help="Version of it, where several serve at once.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Of faces: where their images are; may be repeated.")
+    ] = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out-missing", help="Of faces: be done without those whose images are not there.")
+    ] = False,
+    detector: Annotated[str | None, typer.Option(help="Of faces: the detector to move to, if to another one.")] = None,
     organisation: Organisation = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress on standard error.")] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Move a collection of texts to the model that serves now.
+    """Move a collection of texts or faces to the model that serves now.
 
-    It goes on answering meanwhile, and takes writes. What was stopped half
+    Of faces the images are needed, the same files that were enrolled: they
+    are known by their digests, whatever they are called now.
+
+    The collection goes on answering meanwhile, and takes writes. What was stopped half
     way goes on where it was. Vectors in files of this machine belong to the
     worker that runs: name it by --url, or stop it first.
     """
 
     async def work(asks: Asks) -> ReembedView:
         owner = await asks.owner(name, organisation)
+        if images:
+            request = request_of(
+                ReembedRequest, name=name, organisation=owner, model=model, version=version, detector=detector,
+                images="coming",
+            )  # fmt: skip
+            return await bring_images(asks, request, images, leave_out=leave_out, quiet=quiet)
         status = request_of(ReembedStatusRequest, name=name, organisation=owner)
         request = request_of(ReembedRequest, name=name, organisation=owner, model=model, version=version)
         view: ReembedView = await asks.ask("collections.reembed", request)
@@ -221,10 +239,12 @@ def reembed(
                 progress.update(bar, completed=view.moved, total=view.points)
         return view
 
-    view = asking(url, key, work, models="text")
+    if not images and (leave_out or detector is not None):
+        raise InvalidRequest("--leave-out-missing and --detector go with --images")
+    view = asking(url, key, work, models="faces" if images else "text")
     if view.state != "settled":
         raise Unavailable(f"the collection {name} was not moved: {view.error or 'its worker was stopped'}")
-    typer.echo(f"The collection {name} has {view.points} points of {_model(view.contract)}.")
+    typer.echo(f"The collection {name} has {view.points} {'faces' if images else 'points'} of {_model(view.contract)}.")
 
 
 def _contract(view: CollectionView) -> str:

@@ -168,15 +168,19 @@ class DeleteCollectionResponse(Struct, frozen=True, kw_only=True):
 
 
 class ReembedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a collection of texts to move to a model that serves now: `model`, or the one it has, or the default.
+    """Ask for a collection to move to a model that serves now: `model`, or the one it has, or the default.
 
-    Of several versions that serve at once it is `version`, or the one with most weight.
+    Of several versions that serve at once it is `version`, or the one with most weight. One of texts moves by itself. One
+    of faces, to `detector` too if it is to be another one, needs its images: `images` says that they are coming, each to
+    `faces/reembed`, or that they are complete, and what has not arrived is left out.
     """
 
     name: CollectionName
     model: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
     version: Annotated[str, Meta(min_length=1, max_length=254)] | None = None
     organisation: Id | None = None
+    detector: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    images: Literal["coming", "complete"] | None = None
 
 
 class ReembedStatusRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,11 +194,11 @@ class ReembedView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a collection has moved to another model.
 
     `state`: settled when it does not move, moving while this worker moves it, halted when nothing does here: asked once
-    more, it goes on where it was. `moved` of `points` have arrived. `error` is what it waits for, or what ended it.
+    more, it goes on where it was; waiting when it needs images. `moved` of `points` have arrived. `error` is what it waits for, or what ended it.
     """
 
     name: str
-    state: Literal["settled", "moving", "halted"]
+    state: Literal["settled", "moving", "halted", "waiting"]
     contract: Contract
     points: int
     moved: int

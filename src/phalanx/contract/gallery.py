@@ -90,6 +90,25 @@ class EnrolResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     results: list[EnrolResult] | None = None
 
 
+class ReembedFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bring an `image` that faces of a gallery were enrolled from, the same file, while the gallery moves to another network."""
+
+    name: CollectionName
+    image: ImageInput | None = None
+    organisation: Id | None = None
+
+
+class ReembedFacesResponse(Struct, frozen=True, kw_only=True):
+    """Of the `faces` that were enrolled from the image, so many are `carried` now; of all `points` of the gallery so many
+    have `moved`.
+    """
+
+    faces: int
+    carried: int
+    points: int
+    moved: int
+
+
 class IdentifyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, whose faces are to be found among those that are enrolled.
 
@@ -155,7 +174,11 @@ class SearchMeaning(Struct, frozen=True, kw_only=True):
 
 
 class IdentifyResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one `image` its `faces`; of `images` the `results` in their order; and by what they were told apart."""
+    """Of one `image` its `faces`; of `images` the `results` in their order; and by what they were told apart.
+
+    `moved` is there while the gallery moves to another network and only the part of it that has arrived, 0 to 1, could be
+    looked at.
+    """
 
     model: str
     metric: Literal["euclidean", "cosine", "dot"]
@@ -163,6 +186,7 @@ class IdentifyResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     search: SearchMeaning
     faces: list[IdentifiedFace] | None = None
     results: list[IdentifyResult] | None = None
+    moved: float | None = None
 
 
 class ListPersonsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

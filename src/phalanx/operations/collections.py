@@ -82,7 +82,7 @@ COLLECTIONS: tuple[Operation, ...] = (
         name="collections.reembed", request=collections.ReembedRequest, response=collections.ReembedView,
         scope="vectors", http="POST /v1/collections/{name}/reembed", grpc="Collections/Reembed",
         run=lambda s, t, r: s.reembedding.start(t, r), metered=False, audit=True,
-        summary="Move a collection of texts to the model that serves now, while it goes on answering.",
+        summary="Move a collection to the model that serves now, while it goes on answering.",
         examples=({"name": "books"},),
     ),
     Operation(

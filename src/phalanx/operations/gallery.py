@@ -16,6 +16,12 @@ GALLERY: tuple[Operation, ...] = (
         summary="Keep a face as a person's.",
     ),
     Operation(
+        name="faces.reembed", request=gallery.ReembedFacesRequest, response=gallery.ReembedFacesResponse, scope="faces",
+        http="POST /v1/collections/{name}/faces/reembed", grpc="Faces/Reembed", computed=True, metered=False,
+        bodies=(Body.JSON, Body.IMAGE), run=lambda s, t, r: s.face_reembedding.carry(t, r),
+        summary="Bring an image of enrolled faces, while their gallery moves to another network.",
+    ),
+    Operation(
         name="faces.identify", request=gallery.IdentifyRequest, response=gallery.IdentifyResponse, scope="faces",
         unit="image", http="POST /v1/collections/{name}/identify", grpc="Faces/Identify", job=True, computed=True,
         job_names=IMAGE_NAMES,

@@ -12,6 +12,7 @@ import msgspec
 from phalanx.contract.services import ServiceName
 from phalanx.services.audit import AuditService
 from phalanx.services.collections import CollectionService
+from phalanx.services.face_reembedding import FaceReembedService
 from phalanx.services.faces import FaceService
 from phalanx.services.gallery import GalleryService
 from phalanx.services.gate import Admits
@@ -59,6 +60,7 @@ class Services:
     collections: CollectionService
     points: PointService
     reembedding: ReembedService
+    face_reembedding: FaceReembedService
     models: ModelService
     keys: KeyService
     users: UserService

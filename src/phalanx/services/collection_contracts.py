@@ -13,7 +13,7 @@ from phalanx.contract.collections import (
     TextsContract,
     VectorsContract,
 )
-from phalanx.errors import ContractMismatch, InvalidRequest, ModelNotFound, Unavailable
+from phalanx.errors import ContractMismatch, InvalidRequest, ModelNotFound, PhalanxError, Unavailable
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
 from phalanx.services.models import ModelRegistry, ServedText
 
@@ -105,12 +105,28 @@ class Contracts:
         require_same(name, pinned, texts_contract(served))
         return served
 
-    def faces(self, model: str | None = None, detector: str | None = None) -> FacesContract:
+    def faces(self, model: str | None = None, detector: str | None = None, version: str | None = None) -> FacesContract:
         """Return the contract of a face model and a detector that serve now, or of the defaults.
 
         Raises `InvalidRequest` for an unknown detector, `ModelNotFound`, `Unavailable`.
         """
-        return faces_contract(self._faces.embedder(model), self._faces.detector(wanted=detector))
+        embedders = self._faces.embedders
+        embedder = embedders.heaviest(model) if version is None else embedders.exact(model, version)
+        return faces_contract(embedder, self._faces.detector(wanted=detector))
+
+    def has_detector(self, name: str) -> bool:
+        """Whether the worker has a face detector of that name."""
+        return self._faces.detectors.find(name) is not None
+
+    def has_faces(self, pinned: FacesContract) -> bool:
+        """Whether the models that a contract names serve now."""
+        try:
+            embedder = self._faces.embedders.exact(pinned.model, pinned.version)
+            detector = self._faces.detectors.exact(pinned.detector, pinned.detector_version)
+            require_same("", pinned, faces_contract(embedder, detector))
+        except PhalanxError:
+            return False
+        return True
 
 
 def require_same(name: str, pinned: Contract, serving: Contract) -> None:
@@ -132,7 +148,7 @@ def mismatch(name: str, pinned: Contract, serving: Contract | None) -> ContractM
         differing = ", ".join(_differences(pinned, serving))
         said = f"is pinned to another contract than the model that serves now has ({differing})"
     if isinstance(pinned, FacesContract):
-        mend = "enrol its images anew, into another collection: of images, only their digests are kept"
+        mend = f"`phalanx collections reembed {name} --images FOLDER` moves it, given the images, of which only the digests are kept"
     else:
         mend = f"`phalanx collections reembed {name}` moves it to the model that serves, while it goes on answering"
     return ContractMismatch(f"the collection {name!r} {said}; {mend}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 from phalanx.contract.collections import FacesContract
 from phalanx.contract.faces import FoundFace
@@ -24,12 +26,12 @@ from phalanx.contract.gallery import (
 )
 from phalanx.contract.vector import Vector
 from phalanx.engines.face.facts import Face
-from phalanx.errors import Conflict, ModelNotFound, NotFound, Unavailable
+from phalanx.errors import Conflict, ContractMismatch, NotFound, Unavailable
 from phalanx.ports import Clock, Hit, Point
-from phalanx.services.collection_contracts import faces_contract, mismatch, require_same
 from phalanx.services.collections import Collection, CollectionRegistry
 from phalanx.services.face_finding import FaceFinder, Looking, Seen, submit
 from phalanx.services.face_models import FaceModels, ServedDetector, ServedEmbedder
+from phalanx.services.face_moving import FaceCarrier, serving_faces
 from phalanx.services.faces import EMBEDDING_SIDE, FaceService, each
 from phalanx.services.gallery_shapes import (
     PERSON_KEY,
@@ -53,6 +55,9 @@ MAX_HITS = 4096
 """Faces looked at for one that is to be identified: beyond these, fewer persons than asked for are named."""
 
 
+T = TypeVar("T")
+
+
 class Pinned(NamedTuple):
     """A collection of faces with the models that it is pinned to."""
 
@@ -60,6 +65,10 @@ class Pinned(NamedTuple):
     contract: FacesContract
     embedder: ServedEmbedder
     detector: ServedDetector
+
+
+class _Moved(Exception):
+    """The collection has moved to another network, or was made anew, while a face was looked at: look again."""
 
 
 class Sighted(NamedTuple):
@@ -74,13 +83,20 @@ class GalleryService:
     """Persons by their faces, in collections that are pinned to one network, one way of aligning and one detector."""
 
     def __init__(
-        self, registry: CollectionRegistry, models: FaceModels, finder: FaceFinder, faces: FaceService, clock: Clock
+        self,
+        registry: CollectionRegistry,
+        models: FaceModels,
+        finder: FaceFinder,
+        faces: FaceService,
+        carrier: FaceCarrier,
+        clock: Clock,
     ) -> None:
         self._registry = registry
         self._store = registry.store
         self._models = models
         self._finder = finder
         self._faces = faces
+        self._carrier = carrier
         self._clock = clock
 
     async def enrol(self, ticket: Ticket, request: EnrolRequest) -> EnrolResponse:
@@ -92,6 +108,9 @@ class GalleryService:
         """
         check_person(request.person_id)
         check_metadata(request.metadata)
+        return await self._twice(ticket, request.name, lambda: self._enrol(ticket, request))
+
+    async def _enrol(self, ticket: Ticket, request: EnrolRequest) -> EnrolResponse:
         pinned = await self._pinned(ticket, request.name, request.organisation)
 
         def begin(stage: str) -> None:
@@ -113,7 +132,7 @@ class GalleryService:
             (vector,) = await submit(ticket, pinned.embedder.runner, prepared)
             begin("store")
             face = Sighted(_number(seen, chosen[0]), found, vector)
-            kept, created = await self._keep(ticket, pinned, request, digest.hex(), face)
+            kept, created = await self._keep(ticket, pinned, request, digest.hex(), face, data)
             ticket.meter.units += 1
             return EnrolResult(face=kept, created=created, measures=found.measures)
 
@@ -130,7 +149,10 @@ class GalleryService:
         Raises `NotFound`, `Conflict` for a collection of another kind, `ContractMismatch`, `InvalidRequest`; for one image
         `NoFace`, `SeveralFaces` and what intake, models and store raise. Of several images each has its own error.
         """
-        pinned = await self._pinned(ticket, request.name, request.organisation)
+        return await self._twice(ticket, request.name, lambda: self._identify(ticket, request))
+
+    async def _identify(self, ticket: Ticket, request: IdentifyRequest) -> IdentifyResponse:
+        pinned = await self._pinned(ticket, request.name, request.organisation, or_next=True)
         contract = pinned.contract
         threshold = contract.threshold if request.threshold is None else request.threshold
 
@@ -139,15 +161,20 @@ class GalleryService:
             sighted = await self._sight(ticket, pinned, data, request, request.face)
             named = []
             for face in sighted:
-                hits = await self._nearest(ticket, request, face.vector)
+                hits = await self._nearest(ticket, request, contract, face.vector)
                 named.append(identified(face.found, hits, contract, threshold))
             ticket.meter.units += 1
             return IdentifyResult(faces=named)
 
-        async def size(collection: Collection) -> int:
-            return await self._store.count(collection.place, request.filter)
+        async def size(collection: Collection) -> tuple[int, float | None]:
+            place = _place(collection, contract)
+            compared = await self._store.count(place, request.filter)
+            if place == collection.place:
+                return compared, None
+            all_of_them = await self._store.count(collection.place)
+            return compared, min(1.0, await self._store.count(place) / all_of_them) if all_of_them else 1.0
 
-        compared = await self._registry.read(
+        compared, moved = await self._registry.read(
             ticket, request.name, size, kind="faces", organisation=request.organisation
         )
         results = await each(ticket, request.image, request.images, one, lambda error: IdentifyResult(error=error))
@@ -155,7 +182,8 @@ class GalleryService:
         rest: dict[str, Any] = {"results": results} if request.images is not None else {"faces": results[0].faces}
         return IdentifyResponse(
             model=contract.model, metric=contract.metric, threshold=threshold,
-            search=describe_search(contract, threshold, compared, pinned.embedder.embedder.spec.meaning), **rest,
+            search=describe_search(contract, threshold, compared, pinned.embedder.embedder.spec.meaning), moved=moved,
+            **rest,
         )  # fmt: skip
 
     async def persons(self, ticket: Ticket, request: ListPersonsRequest) -> ListPersonsResponse:
@@ -201,10 +229,12 @@ class GalleryService:
 
         async def work(collection: Collection) -> None:
             nonlocal deleted
-            for place in (collection.place, collection.next_place):
-                if place:
-                    deleted += await self._store.count(place, only)
-                    await self._store.delete_where(place, only)
+            counts = []
+            for place in filter(None, (collection.place, collection.next_place)):
+                counts.append(await self._store.count(place, only))
+                await self._store.delete_where(place, only)
+            # What is in both places while the collection moves are the same faces.
+            deleted += max(counts)
 
         await self._registry.write(ticket, request.name, work, kind="faces", organisation=request.organisation)
         if not deleted:
@@ -212,21 +242,34 @@ class GalleryService:
         ticket.meter.items = deleted
         return ForgetPersonResponse(id=request.id, deleted=deleted)
 
-    async def _pinned(self, ticket: Ticket, name: str, organisation: str | None) -> Pinned:
-        """Return a collection with its models. Raises `ContractMismatch` when others serve, `Unavailable` when none do."""
+    async def _twice(self, ticket: Ticket, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work; once more when the collection went to another network meanwhile. Raises `Conflict` when it did again."""
+        items, units = ticket.meter.items, ticket.meter.units
+        try:
+            return await work()
+        except _Moved:
+            ticket.meter.items, ticket.meter.units = items, units
+        try:
+            return await work()
+        except _Moved:
+            raise Conflict(f"the collection {name!r} was made anew meanwhile; try again") from None
+
+    async def _pinned(self, ticket: Ticket, name: str, organisation: str | None, *, or_next: bool = False) -> Pinned:
+        """Return a collection with its models, or, where these do not serve, `or_next` with those that it moves to.
+
+        Raises `ContractMismatch` when others serve, `Unavailable` when none do.
+        """
         collection = await self._registry.find(ticket, name, kind="faces", organisation=organisation)
-        contract = collection.contract
+        contract, coming = collection.contract, collection.next_contract
         assert isinstance(contract, FacesContract)
         try:
-            embedder = self._models.embedders.exact(contract.model, contract.version)
-            detector = self._models.detectors.exact(contract.detector, contract.detector_version)
-        except ModelNotFound:
-            raise mismatch(name, contract, None) from None
-        except Unavailable:
-            # Another version serves, or none does yet.
-            embedder, detector = self._models.embedder(contract.model), self._models.detector(wanted=contract.detector)
-        require_same(name, contract, faces_contract(embedder, detector))
-        return Pinned(collection, contract, embedder, detector)
+            return Pinned(collection, contract, *serving_faces(self._models, name, contract))
+        except (ContractMismatch, Unavailable):
+            if not or_next or not isinstance(coming, FacesContract):
+                raise
+            with suppress(ContractMismatch, Unavailable):
+                return Pinned(collection, coming, *serving_faces(self._models, name, coming))
+            raise
 
     async def _sight(
         self, ticket: Ticket, pinned: Pinned, data: bytes, looking: Looking, which: str | int
@@ -239,15 +282,18 @@ class GalleryService:
         return [Sighted(*parts) for parts in zip(numbers, found, vectors, strict=True)]
 
     async def _keep(
-        self, ticket: Ticket, pinned: Pinned, request: EnrolRequest, image_sha256: str, face: Sighted
+        self, ticket: Ticket, pinned: Pinned, request: EnrolRequest, image_sha256: str, face: Sighted, data: bytes
     ) -> tuple[EnrolledFace, bool]:
-        """Store a face, or find it stored. Raises `Conflict` when it is another person's."""
+        """Store a face, or find it stored. Raises `Conflict` when it is another person's.
+
+        While the collection moves it goes to the next place too, as the network there sees it.
+        """
         first = True
 
         async def work(collection: Collection) -> tuple[Point, bool]:
             nonlocal first
             if collection.record.contract != pinned.collection.record.contract:
-                raise Conflict(f"the collection {request.name!r} was made anew meanwhile; try again")
+                raise _Moved
             contract = contract_digest(collection)
             name = face_id(collection.organisation, image_sha256, face.number, contract)
             there = next(iter(await self._store.get(collection.place, [name])), None)
@@ -257,9 +303,9 @@ class GalleryService:
             created_at = round(self._clock.now(), 3) if there is None else there.payload["created_at"]
             payload = payload_of(request.person_id, image_sha256, face.found, contract, created_at, request.metadata)
             point = Point(name, face.vector, payload)
-            for place in (collection.place, collection.next_place):
-                if place:
-                    await self._store.upsert(place, [point])
+            await self._store.upsert(collection.place, [point])
+            if collection.next_place:
+                await self._carrier.carry(ticket, collection, data, again=True)
             # Where the collection had to be looked at twice, the first time has made it.
             created, first = there is None or not first, False
             return point, created
@@ -269,13 +315,16 @@ class GalleryService:
         )
         return view_face(point), created
 
-    async def _nearest(self, ticket: Ticket, request: IdentifyRequest, vector: Vector) -> list[Hit]:
+    async def _nearest(
+        self, ticket: Ticket, request: IdentifyRequest, contract: FacesContract, vector: Vector
+    ) -> list[Hit]:
         """Return the nearest face of each of the nearest persons, nearest first."""
 
         async def work(collection: Collection) -> list[Hit]:
+            place = _place(collection, contract)
             count = request.limit * HITS_A_PERSON
             while True:
-                hits = await self._store.search(collection.place, vector, limit=count, only=request.filter)
+                hits = await self._store.search(place, vector, limit=count, only=request.filter)
                 persons: dict[str, Hit] = {}
                 for hit in hits:
                     persons.setdefault(hit.payload[PERSON_KEY], hit)
@@ -284,6 +333,15 @@ class GalleryService:
                 count = min(MAX_HITS, 4 * count)
 
         return await self._registry.read(ticket, request.name, work, kind="faces", organisation=request.organisation)
+
+
+def _place(collection: Collection, contract: FacesContract) -> str:
+    """Return where a collection has vectors of a contract. Raises `_Moved` when it has none any more."""
+    if collection.contract == contract:
+        return collection.place
+    if collection.next_contract == contract:
+        return collection.next_place
+    raise _Moved
 
 
 def _number(seen: Seen, face: Face) -> int:

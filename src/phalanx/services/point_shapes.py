@@ -31,6 +31,8 @@ RESERVED = "_phalanx"
 ID_KEY = f"{RESERVED}_id"
 """Where the caller's own id of a point is, unless it is a UUID."""
 PENDING_KEY = f"{RESERVED}_pending"
+SOURCE_KEY = f"{RESERVED}_from"
+"""Of a face that was brought from another place: the id that it had there."""
 """Marks a point whose vector waits for another model; what is there instead is only a stand-in."""
 TEXT_KEY = "text"
 """Where the text of a point is, in a collection of texts."""
@@ -66,7 +68,7 @@ def own_id(point_id: str, payload: dict[str, Any]) -> PointId:
 
 def own_payload(payload: dict[str, Any]) -> dict[str, Any]:
     """Return a payload without what is ours in it."""
-    if ID_KEY not in payload and PENDING_KEY not in payload:
+    if ID_KEY not in payload and PENDING_KEY not in payload and SOURCE_KEY not in payload:
         return payload
     return {key: value for key, value in payload.items() if not key.startswith(RESERVED)}
 

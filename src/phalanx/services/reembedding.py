@@ -17,6 +17,7 @@ from phalanx.contract.collections import ReembedRequest, ReembedStatusRequest, R
 from phalanx.errors import (
     Conflict,
     DeadlineExceeded,
+    InvalidRequest,
     ModelNotFound,
     NotFound,
     Overloaded,
@@ -26,6 +27,7 @@ from phalanx.errors import (
 from phalanx.ports import CollectionRecord
 from phalanx.services.collection_contracts import encode_contract
 from phalanx.services.collections import Collection, CollectionRegistry, ensure_next_place, new_place
+from phalanx.services.face_reembedding import FaceReembedService
 from phalanx.services.moving import Carrier, TextVectors
 from phalanx.services.ticket import Ticket
 from phalanx.telemetry import Log
@@ -77,12 +79,19 @@ class ReembedService:
     """Moves collections to the model that serves now. `moves` are those under way in this process."""
 
     def __init__(
-        self, registry: CollectionRegistry, vectors: TextVectors, carrier: Carrier, moves: Moves, log: Log
+        self,
+        registry: CollectionRegistry,
+        vectors: TextVectors,
+        carrier: Carrier,
+        moves: Moves,
+        faces: FaceReembedService,
+        log: Log,
     ) -> None:
         self._registry = registry
         self._vectors = vectors
         self._carrier = carrier
         self._moves = moves
+        self._faces = faces
         self._log = log
         self._errors: dict[Key, str] = {}
 
@@ -90,10 +99,17 @@ class ReembedService:
         """Begin to move a collection, or go on with it; one that has nothing to do is left as it is.
 
         The ticket is at no deadline: its work goes on when the call is answered, under the caller's name. Raises
-        `Conflict` for a collection that is not one of texts, `NotFound`, `ModelNotFound`, `Unavailable`.
+        `Conflict` for a collection of vectors, and one of faces without images; `InvalidRequest`, `NotFound`,
+        `ModelNotFound`, `Unavailable`.
         """
         if not math.isinf(ticket.deadline):
             raise ValueError("a move outlives its call: the row must not have a deadline")
+        asked = await self._registry.find(ticket, request.name, organisation=request.organisation)
+        if asked.record.kind == "faces":
+            return await self._faces.start(ticket, request)
+        for field in ("images", "detector"):
+            if getattr(request, field) is not None:
+                raise InvalidRequest(f"{field} goes with a collection of faces", param=field)
         for _ in range(ATTEMPTS):
             found = await self._find(ticket, request.name, request.organisation)
             wanted = self._wanted(found, request.model, request.version)
@@ -119,17 +135,16 @@ class ReembedService:
 
     async def show(self, ticket: Ticket, request: ReembedStatusRequest) -> ReembedView:
         """Return how far a collection has moved. Raises `NotFound`, `Conflict`."""
+        found = await self._registry.find(ticket, request.name, organisation=request.organisation, fresh=True)
+        if found.record.kind == "faces":
+            return await self._faces.show(ticket, request)
         return await self._view(await self._find(ticket, request.name, request.organisation))
 
     async def _find(self, ticket: Ticket, name: str, organisation: str | None) -> Collection:
         found = await self._registry.find(ticket, name, organisation=organisation, fresh=True)
         if found.record.kind == "texts":
             return found
-        if found.record.kind == "faces":
-            why = "of images only their digests are kept, so they must be enrolled anew, into another collection"
-        else:
-            why = "its vectors are the caller's own"
-        raise Conflict(f"the collection {name!r} is one of {found.record.kind}: {why}")
+        raise Conflict(f"the collection {name!r} is one of {found.record.kind}: its vectors are the caller's own")
 
     def _wanted(self, found: Collection, model: str | None, version: str | None) -> TextsContract:
         """Return what a collection is to move to: the model that is asked for, that it moves to, that it has, the default."""

@@ -54,6 +54,7 @@ from phalanx.services.collections import CollectionRegistry, CollectionService
 from phalanx.services.face_finding import FaceFinder
 from phalanx.services.face_loading import FULL_RANGE, detectors_of, load_detector, load_embedder
 from phalanx.services.face_models import FaceModels
+from phalanx.services.face_moving import FaceCarrier
 from phalanx.services.faces import FaceService
 from phalanx.services.gallery import GalleryService
 from phalanx.services.images import ImageIntake
@@ -92,6 +93,9 @@ class Admitted:
         self.caller = Caller(organisation, organisation, "key-1", "scale", frozenset(scopes))  # type: ignore[arg-type]
         self.deadline = float("inf")
         self.meter = Meter()
+
+    def report(self, fraction: float, stage: str = "") -> None:
+        """Nobody follows."""
 
     @property
     def tenant(self) -> str:
@@ -143,7 +147,8 @@ class House:
         self.collections = CollectionService(
             self.registry, Contracts(ModelRegistry("words"), models.served), self.clock
         )
-        self.gallery = GalleryService(self.registry, models.served, finder, faces, self.clock)
+        self.carrier = FaceCarrier(self.store, models.served, finder, faces)
+        self.gallery = GalleryService(self.registry, models.served, finder, faces, self.carrier, self.clock)
         self.ticket: Any = Admitted()
         self.create("people")
 
