@@ -1,4 +1,4 @@
-"""`phalanx work` with two rows more: one whose job takes its process's life, and one that takes a while."""
+"""`phalanx work`, or what else is said, with two rows more: one whose job takes its process's life, and one that takes a while."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 import phalanx.app.worker as composition
+import phalanx.edges.queue.own as own
 from phalanx.cli import main
 from phalanx.operations import Operation, table
 
@@ -52,5 +53,7 @@ def _with_rows() -> dict[str, Operation]:
 
 if __name__ == "__main__":
     vars(composition)["table"] = _with_rows
-    sys.argv = ["phalanx", "work"]
+    # So that a test need not wait for a dead process's jobs as long as its user.
+    vars(own).update(LEASE_S=3.0, RENEW_S=0.5)
+    sys.argv = ["phalanx", *(sys.argv[1:] or ["work"])]
     main()

@@ -19,6 +19,7 @@ from servers import RedisServer
 from servers.worker import PHALANX, WorkerProcess
 
 T = TypeVar("T")
+W = TypeVar("W", bound=WorkerProcess)
 PATIENCE_S = 120.0
 BULK = 500
 POISONED = [sys.executable, str(Path(__file__).parent / "poisoned_worker.py")]
@@ -102,7 +103,7 @@ class Producer:
 
 
 @contextmanager
-def always_running(start: Callable[[], QueueProcess]) -> Iterator[list[QueueProcess]]:
+def always_running(start: Callable[[], W]) -> Iterator[list[W]]:
     """Keep a worker running, as a service manager does: one that dies is started again. Yields those there were."""
     started, over = [start()], threading.Event()
 
