@@ -43,6 +43,9 @@ class BodyDecoder:
         """Decode a body. Raises `InvalidRequest` that says where and what."""
         if self._rows is None or len(data) < LARGE_BYTES:
             return decode_json(self._whole, data)
+        skipped = await asyncio.to_thread(self._rows.skip, data)
+        if skipped is not None:
+            return skipped
         outer = decode_json(self._rows.outer, data)
         try:
             return await asyncio.to_thread(self._rows.finish, outer)

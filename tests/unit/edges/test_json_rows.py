@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from phalanx.contract.text import EmbedRequest
-from phalanx.contract.vectors import VectorSimilarityRequest
+from phalanx.contract.vectors import Rows, VectorSimilarityRequest
 from phalanx.edges.http.dialects.aurum import AurumSimilarityRequest
 from phalanx.edges.json_body import BodyDecoder
 from phalanx.edges.json_rows import LARGE_BYTES, rows_decoder
@@ -79,6 +79,53 @@ def test_rows_of_unequal_length_are_named() -> None:
     with pytest.raises(InvalidRequest, match=r"candidates\[1\] has 2 numbers, candidates\[0\] has 1") as refused:
         decoded({"query": [1.0], "candidates": [[1.0], [1.0, 2.0]]})
     assert refused.value.param == "candidates"
+
+
+LONG = [[0.125] * 500, [1e-3] * 500]
+
+
+@pytest.mark.parametrize(
+    ("body", "skips"),
+    [
+        (msgspec.json.encode({"query": LONG[0], "candidates": LONG, "top_k": 1}), True),
+        (msgspec.json.format(msgspec.json.encode({"left": LONG, "right": LONG, "a": None}), indent=4), True),
+        (b'{"metric": "dot", "a": [%s], "b": [%s]}' % (b"1," * 500 + b"1", b"2," * 500 + b"3"), True),
+        # A bracket that is part of a string; what is escaped may be one.
+        (msgspec.json.encode({"query": LONG[0], "candidates": LONG, "metric": "]"}), False),
+        (msgspec.json.encode({"query": LONG[0], "candidates": LONG, "metric": "[1]"}), False),
+        (b'{"metric": "d\\u006ft", "query": %s, "candidates": [[1.0]]}' % msgspec.json.encode(LONG[0]), False),
+        # Small rows; none; rows where there should be none.
+        (msgspec.json.encode({"query": [1.0], "candidates": [[1.0]] * 500}), False),
+        (b'{"query": [1], "candidates": []}' + b" " * 5000, False),
+        (msgspec.json.encode({"query": LONG, "candidates": LONG}), False),
+        (msgspec.json.encode({"query": LONG[0], "candidates": [0, LONG[0]]}), False),
+        (msgspec.json.encode({"query": LONG[0], "candidates": LONG, "top_k": [1]}), False),
+        (b"]" * 5000, False),
+    ],
+)
+def test_rows_are_found_by_their_brackets_where_that_is_safe(body: bytes, skips: bool) -> None:
+    """And are then what the decoder of the whole makes of them."""
+    decoder = rows_decoder(VectorSimilarityRequest)
+    assert decoder is not None
+    found = decoder.skip(body)
+    assert (found is not None) == skips
+    if skips:
+        whole = msgspec.json.decode(body, type=VectorSimilarityRequest)
+        for name in whole.__struct_fields__:
+            one, other = getattr(found, name), getattr(whole, name)
+            assert one == other if not isinstance(one, np.ndarray) else np.array_equal(one, np.array(other, np.float32))
+
+
+def test_a_field_with_lists_of_its_own_is_not_skipped() -> None:
+    class WithWords(msgspec.Struct):
+        words: list[int]
+        candidates: Rows | None = None
+
+    body = msgspec.json.encode({"words": list(range(2000)), "candidates": LONG})
+    decoder = rows_decoder(WithWords)
+    assert decoder is not None
+    assert decoder.skip(body) is None
+    assert decoded(body, WithWords).words == list(range(2000))
 
 
 def test_requests_without_rows_are_decoded_as_ever() -> None:
