@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
+import phalanx.edges.queue.own as own
+import phalanx.services.jobs as services
 from edges.conftest import Worker
 from phalanx.app import own_worker
 from phalanx.cli.worker import call_here
+from phalanx.contract.jobs import JobRequest
 from phalanx.contract.keys import ListKeysRequest, RevokeKeyRequest
+from phalanx.operations import call
 from phalanx.ports.jobs import JobRecord
+from phalanx.services.ticket import Call, Credential
+from phalanx.settings import Secret
 
 REQUEST = {"operation": "text.embed", "request": {"texts": ["Hello world"]}}
 
@@ -129,6 +135,34 @@ def test_events_follow_a_job_to_its_end(idle: Worker, running: Running) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     first = json.loads(answer.body.split(b"data: ", 1)[1].split(b"\n")[0])
     assert (first["id"], first["state"]) == (job_id, "completed")
+
+
+def test_who_follows_a_job_is_told_without_looking_again(idle: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "LOOK_S", 3600.0)
+    monkeypatch.setattr(own, "LOOK_S", 3600.0)
+    jobs, key = idle.app.stores.own_jobs, idle.key(email="told@example.org")
+    assert jobs is not None
+    job_id = queue(idle, key)
+
+    async def request() -> JobRequest:
+        return JobRequest(id=job_id)
+
+    async def scenario() -> list[str]:
+        inbound = Call(Credential("key", Secret(key)), "followed")
+        seen = await call(idle.app.entrance, idle.app.operations["jobs.events"], inbound, request)
+        states = [(await anext(seen)).state]
+        working = asyncio.create_task(own_worker(idle.app, jobs).run())
+        try:
+            async with asyncio.timeout(60):
+                states += [view.state async for view in seen]
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        return states
+
+    states = idle.run(scenario())
+    assert states[0] == "waiting"
+    assert states[-1] == "completed"
 
 
 def test_one_idempotency_key_is_one_job(idle: Worker) -> None:

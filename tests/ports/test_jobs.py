@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,6 +20,7 @@ from servers import RedisServer
 
 pytestmark = pytest.mark.anyio
 NOW = 1_790_000_000.5
+PATIENCE_S = 60.0
 
 
 def make_job(n: int = 1, **changes: Any) -> NewJob:
@@ -101,6 +103,43 @@ async def test_a_job_may_wait(queue: JobQueue) -> None:
     assert found.state == "delayed"
 
 
+async def test_who_watches_a_job_is_told_of_its_end(queue: JobQueue) -> None:
+    await queue.add(make_job())
+    await queue.add(make_job(2))
+    jobs = [await queue.find("org-1", name) for name in ("job-1", "job-2")]
+    assert jobs[0] is not None
+    assert jobs[1] is not None
+    with queue.watch(jobs[0]) as changed, queue.watch(jobs[1]):
+        if isinstance(queue, BullJobs):
+            # Told once it listens, whatever there is.
+            async with asyncio.timeout(PATIENCE_S):
+                await changed.wait()
+        changed.clear()
+        await queue.remove("org-1", "job-1")
+        async with asyncio.timeout(PATIENCE_S):
+            await changed.wait()
+        assert await queue.find("org-1", "job-1") is None
+    with queue.watch(jobs[0]) as changed:
+        assert not changed.is_set()
+
+
+async def test_who_watches_is_told_again_once_redis_is_back(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    jobs = BullJobs(Secret(redis_server.url), (QueueSpec("jobs"),))
+    await jobs.add(make_job())
+    job = await jobs.find("org-1", "job-1")
+    assert job is not None
+    with jobs.watch(job) as changed:
+        for restarts in (False, True):
+            if restarts:
+                redis_server.kill()
+                redis_server.start()
+            changed.clear()
+            async with asyncio.timeout(PATIENCE_S):
+                await changed.wait()
+    await jobs.close()
+
+
 async def test_without_redis_nothing_is_queued(redis_server: RedisServer) -> None:
     jobs = BullJobs(Secret("redis://127.0.0.1:1/0"), (QueueSpec("jobs"),))
     for work in (jobs.add(make_job()), jobs.find("org-1", "job-1"), jobs.list("org-1"), jobs.remove("org-1", "job-1")):
@@ -112,6 +151,41 @@ async def test_without_redis_nothing_is_queued(redis_server: RedisServer) -> Non
 @pytest.fixture
 def own(database: Database) -> SqlJobs:
     return SqlJobs(database)
+
+
+async def test_the_queue_says_when_there_will_be_work(own: SqlJobs) -> None:
+    woken: list[None] = []
+    assert await own.next_due() is None
+    with own.call_when_due(lambda: woken.append(None)):
+        await own.add(make_job(1, delay_s=60.0))
+        await own.add(make_job(2))
+    await own.add(make_job(3))
+    assert len(woken) == 2
+    assert await own.next_due() == NOW + 2
+    await own.claim(2, now=NOW + 10, lease_s=5.0)
+    assert await own.next_due() == NOW + 15
+    await own.complete("job-2", b"{}", at=NOW + 11)
+    await own.complete("job-3", b"{}", at=NOW + 11)
+    assert await own.next_due() == NOW + 61
+
+
+async def test_each_step_of_a_job_is_told_to_who_watches(own: SqlJobs) -> None:
+    await own.add(make_job())
+    job = await own.find("org-1", "job-1")
+    assert job is not None
+    with own.watch(job) as changed, own.watch(job) as another:
+        await own.claim(1, now=NOW + 10, lease_s=5.0)
+        for step in (
+            own.note_progress("job-1", b"{}"),
+            own.put_back("job-1", due_at=NOW),
+            own.complete("job-1", b"", at=NOW),
+        ):
+            assert changed.is_set()
+            assert another.is_set()
+            changed.clear()
+            another.clear()
+            await step
+        assert changed.is_set()
 
 
 async def test_each_job_is_claimed_once_by_priority(own: SqlJobs) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from phalanx.contract.jobs import JobState
@@ -77,12 +79,27 @@ class JobQueue(Protocol):
         """Forget a job and return it as it was; None when there is none. Raises `Conflict` for one that runs."""
         ...
 
+    def watch(self, job: JobRecord) -> AbstractContextManager[asyncio.Event]:
+        """Have an event set whenever a job may have changed, from now on; whoever waits for it clears it.
+
+        It may come without a change, and while the store is away not at all: look now and then besides.
+        """
+        ...
+
 
 class OwnJobs(JobQueue, Protocol):
     """A `JobQueue` whose jobs are run by the process that keeps it. Times are epoch seconds."""
 
     async def claim(self, limit: int, *, now: float, lease_s: float) -> Sequence[ClaimedJob]:
         """Take up to `limit` jobs that are due, and those whose lease has run out."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """Return when there will be something to claim (epoch seconds), if nothing changes; None when nothing waits."""
+        ...
+
+    def call_when_due(self, wake: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have `wake` called whenever a job becomes due by what is done here, such as queueing it."""
         ...
 
     async def renew(self, job_ids: Sequence[str], *, until: float) -> None:

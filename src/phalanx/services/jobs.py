@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -29,7 +30,8 @@ from phalanx.services.job_tokens import JobTokens
 from phalanx.services.ticket import Caller, Task, Ticket
 from phalanx.services.webhooks import Webhooks
 
-LOOK_S = 0.25
+LOOK_S = 1.0
+"""Between two looks at a job that is followed, in seconds, should nobody say that it has changed."""
 ENDED = ("completed", "failed")
 _NAMESPACE = uuid.UUID("0e6f3a52-3d0c-5b0f-9c61-9a5d6a2b7c41")
 
@@ -137,17 +139,21 @@ class JobService:
         Each stage is yielded, in order, those too that were over before it was looked at.
         """
         before, told = None, Told()
-        while True:
-            found = await self._find(ticket, request.id)
-            now = (found.state, found.failures, found.progress)
-            if now != before:
-                before, view = now, _view(found)
-                for earlier in told.missed(view):
-                    yield earlier
-                yield view
-            if found.state in ENDED:
-                return
-            await asyncio.sleep(LOOK_S)
+        with self._queue.watch(await self._find(ticket, request.id)) as changed:
+            while True:
+                changed.clear()
+                found = await self._find(ticket, request.id)
+                now = (found.state, found.failures, found.progress)
+                if now != before:
+                    before, view = now, _view(found)
+                    for earlier in told.missed(view):
+                        yield earlier
+                    yield view
+                if found.state in ENDED:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await changed.wait()
 
     def _job(self, caller: Caller, request: CreateJobRequest) -> NewJob:
         job_id = self._new_id()

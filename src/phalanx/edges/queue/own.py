@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,8 +21,8 @@ from phalanx.telemetry import Log, Metrics
 
 LEASE_S = 15.0
 RENEW_S = 5.0
-LOOK_S = 0.1
-"""Between two looks for jobs that are due, in seconds."""
+LOOK_S, LEAST_S = 1.0, 0.01
+"""Between two looks for jobs that are due, at most and at least, in seconds. Those queued in this process are seen at once."""
 WAIT_S = 1.0
 KEPT_S = 7 * 86_400.0
 TIDY_S = 3600.0
@@ -49,19 +50,25 @@ class OwnWorker:
         }
         self._running: dict[str, asyncio.Task[None]] = {}
         self._failing = False
+        self._look = asyncio.Event()
 
     async def run(self) -> None:
         """Run jobs until cancelled."""
+        with self._jobs.call_when_due(self._look.set):
+            await self._run_all()
+
+    async def _run_all(self) -> None:
         beside = [asyncio.create_task(work()) for work in (self._renew, self._tidy)]
         try:
             while True:
+                self._look.clear()
                 room = self._concurrency - len(self._running)
                 claimed = await self._claim(room) if room else []
                 for job in claimed:
                     task = self._running[job.id] = asyncio.create_task(self._one(job))
                     task.add_done_callback(functools.partial(self._forget, job.id))
                 if not claimed:
-                    await asyncio.sleep(LOOK_S)
+                    await self._wait(due_too=room > 0)
         finally:
             under_way = list(self._running.values())
             for task in (*beside, *under_way):
@@ -70,6 +77,21 @@ class OwnWorker:
 
     def _forget(self, job_id: str, _: object) -> None:
         self._running.pop(job_id, None)
+        self._look.set()
+
+    async def _wait(self, *, due_too: bool) -> None:
+        """Wait until there may be something to do: a job queued, one of ours ended, or, with `due_too`, one due by now."""
+        wait_s = LOOK_S
+        try:
+            due_at = await self._jobs.next_due() if due_too else None
+        except PhalanxError as error:
+            self._note(error)
+            due_at = None
+        if due_at is not None:
+            wait_s = min(max(due_at - self._clock.now(), LEAST_S), LOOK_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._look.wait()
 
     async def _claim(self, room: int) -> list[ClaimedJob]:
         try:

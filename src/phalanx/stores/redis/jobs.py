@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import bullmq
@@ -16,6 +18,7 @@ from phalanx.ports.jobs import JobRecord, NewJob
 from phalanx.settings import Secret
 from phalanx.settings.queues import QueueSpec
 from phalanx.stores.redis.client import redis_failures
+from phalanx.stores.redis.job_events import JobEvents
 
 CALLER = "_caller"
 KEPT_S = 7 * 86_400
@@ -43,9 +46,14 @@ class BullJobs:
             known["retry"] = Retry(NoBackoff(), 0)
             self._queues.setdefault(spec.name, queue)
         self._redis = next(iter(self._queues.values())).backend.conn
+        self._events = {
+            name: JobEvents(str(url), queue.backend.toKey("events")) for name, queue in self._queues.items()
+        }
 
     async def close(self) -> None:
         """Close the connections."""
+        for events in self._events.values():
+            await events.close()
         for queue in self._queues.values():
             await queue.close()
 
@@ -117,6 +125,10 @@ class BullJobs:
             await self._redis.delete(_place_key(job_id))
             await self._redis.zrem(_list_key(organisation), job_id)
         return record
+
+    def watch(self, job: JobRecord) -> AbstractContextManager[asyncio.Event]:
+        """Tell of what BullMQ's events say of a job."""
+        return self._events[job.queue].watch(job.id)
 
     async def _place(self, organisation: str, job_id: str) -> str | None:
         """Return the queue of an organisation's job."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 
 from phalanx.errors import Conflict
 from phalanx.ports.jobs import ClaimedJob, JobRecord, NewJob
@@ -35,6 +37,8 @@ class SqlJobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._watching: dict[str, set[asyncio.Event]] = {}
+        self._wakes: list[Callable[[], None]] = []
 
     async def add(self, job: NewJob) -> bool:
         """Queue a job."""
@@ -47,7 +51,9 @@ class SqlJobs:
         }  # fmt: skip
         new = self._database.insert(jobs).values(row).on_conflict_do_nothing()
         async with self._database.transaction() as connection:
-            return bool((await connection.execute(new)).rowcount)
+            is_new = bool((await connection.execute(new)).rowcount)
+        self._wake()
+        return is_new
 
     async def find(self, organisation: str, job_id: str) -> JobRecord | None:
         """Return a job."""
@@ -76,7 +82,21 @@ class SqlJobs:
             gone = await connection.execute(delete(jobs).where(theirs, C.state != "active"))
         if not gone.rowcount and await self.find(organisation, job_id) is not None:
             raise Conflict("the job runs; it can no longer be cancelled")
+        self._tell(job_id)
         return found
+
+    @contextmanager
+    def watch(self, job: JobRecord) -> Iterator[asyncio.Event]:
+        """Tell of what this process does to a job; jobs are run where they are kept."""
+        changed = asyncio.Event()
+        watching = self._watching.setdefault(job.id, set())
+        watching.add(changed)
+        try:
+            yield changed
+        finally:
+            watching.discard(changed)
+            if not watching:
+                self._watching.pop(job.id, None)
 
     async def claim(self, limit: int, *, now: float, lease_s: float) -> Sequence[ClaimedJob]:
         """Take jobs that are due, or that nobody is heard of any more."""
@@ -101,32 +121,52 @@ class SqlJobs:
                     .order_by(C.priority, C.due_at, C.id)
                 )
             ).all()
+        for one in ids:
+            self._tell(one)
         return [ClaimedJob(*row) for row in rows]
+
+    async def next_due(self) -> float | None:
+        """Return when the first job is due that waits, or the first lease runs out."""
+        waiting = select(func.min(C.due_at)).where(C.state == "waiting")
+        leased = select(func.min(C.leased_until)).where(C.state == "active")
+        async with self._database.transaction() as connection:
+            instants = [(await connection.execute(query)).scalar_one() for query in (waiting, leased)]
+        return min((one for one in instants if one is not None), default=None)
+
+    @contextmanager
+    def call_when_due(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Tell of jobs that this process queues."""
+        self._wakes.append(wake)
+        try:
+            yield
+        finally:
+            self._wakes.remove(wake)
 
     async def renew(self, job_ids: Sequence[str], *, until: float) -> None:
         """Keep jobs for longer."""
-        await self._update(C.id.in_(job_ids), leased_until=until)
+        async with self._database.transaction() as connection:
+            await connection.execute(update(jobs).where(C.id.in_(job_ids)).values(leased_until=until))
 
     async def note_alone(self, job_id: str) -> None:
         """Count that a job begins to run alone."""
-        await self._update(C.id == job_id, deaths=C.deaths + 1)
+        await self._update(job_id, deaths=C.deaths + 1)
 
     async def note_progress(self, job_id: str, progress: bytes) -> None:
         """Keep how far a job has come."""
-        await self._update(and_(C.id == job_id, C.state == "active"), progress=progress)
+        await self._update(job_id, C.state == "active", progress=progress)
 
     async def complete(self, job_id: str, result: bytes, *, at: float) -> None:
         """Keep what a job has brought."""
-        await self._update(C.id == job_id, state="completed", result=result, reason="", ended_at=at)
+        await self._update(job_id, state="completed", result=result, reason="", ended_at=at)
 
     async def fail(self, job_id: str, reason: str, *, at: float) -> None:
         """Keep why a job has failed."""
-        await self._update(C.id == job_id, state="failed", reason=reason, ended_at=at, failures=C.failures + 1)
+        await self._update(job_id, state="failed", reason=reason, ended_at=at, failures=C.failures + 1)
 
     async def put_back(self, job_id: str, *, due_at: float, reason: str = "", failed: bool = False) -> None:
         """Have a job run later."""
         changes = {"state": "waiting", "due_at": due_at, "reason": reason, "deaths": 0}
-        await self._update(C.id == job_id, **changes, failures=C.failures + int(failed))
+        await self._update(job_id, **changes, failures=C.failures + int(failed))
 
     async def expire(self, *, before: float) -> int:
         """Forget jobs that ended before an instant."""
@@ -134,9 +174,18 @@ class SqlJobs:
         async with self._database.transaction() as connection:
             return int((await connection.execute(ended)).rowcount)
 
-    async def _update(self, which: object, **values: object) -> None:
+    async def _update(self, job_id: str, *which: ColumnElement[bool], **values: object) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(update(jobs).where(which).values(**values))  # type: ignore[arg-type]
+            await connection.execute(update(jobs).where(C.id == job_id, *which).values(**values))
+        self._tell(job_id)
+
+    def _tell(self, job_id: str) -> None:
+        for changed in self._watching.get(job_id, ()):
+            changed.set()
+
+    def _wake(self) -> None:
+        for wake in self._wakes:
+            wake()
 
 
 def _record(row: object) -> JobRecord:
