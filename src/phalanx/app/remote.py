@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from phalanx.app.stores import Surroundings
 from phalanx.edges.grpc.emptiness import with_empty_lists
 from phalanx.edges.grpc.exchange import EMPTY, ON_BEHALF_OF
@@ -14,8 +16,9 @@ from phalanx.edges.grpc.schema import Method, Schema, SchemaNotBuilt
 from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.errors import InvalidRequest, UpstreamFailed
 from phalanx.operations import Kind, Operation, Services
+from phalanx.services.collections import organisation_of
 from phalanx.services.health import Dependency
-from phalanx.services.ticket import Meter, Ticket
+from phalanx.services.ticket import Caller, Meter, Ticket
 from phalanx.settings import Settings, SettingsError
 from phalanx.upstreams.remote import Metadata, RemoteWorkers
 from phalanx.upstreams.remote_address import ClientTls, Lost
@@ -45,13 +48,14 @@ class RemoteRows:
         if setting is None:
             return row
         method = self._methods[row.name]
-        workers = self._workers_of(setting, method.service)
+        workers = self._workers_of(setting)
         remote = _Remote(row, method, workers, setting, self._around.settings.request_id_header.lower())
         return dataclasses.replace(row, run=remote.unary if row.kind is Kind.UNARY else remote.stream)
 
-    def _workers_of(self, setting: str, service: str) -> RemoteWorkers:
+    def _workers_of(self, setting: str) -> RemoteWorkers:
         known = self._workers.get(setting)
         if known is None:
+            service = service_of(setting, self._methods)
             settings = self._around.settings
             known = self._workers[setting] = RemoteWorkers(
                 setting, getattr(settings, setting.lower()), service, key=settings.service_key, tls=_tls(settings),
@@ -61,6 +65,12 @@ class RemoteRows:
             # Its calls say what is wrong; the worker's other calls do not need it.
             self.dependencies[f"upstream_{setting.removesuffix('_URL').lower()}"] = Dependency(known.ping, None)
         return known
+
+
+def service_of(setting: str, methods: Mapping[str, Method]) -> str:
+    """Return the full name of the service that a variable is about, by the methods of the rows that are its."""
+    noun = setting.removesuffix("_URL").lower()
+    return next(method.service for name, method in methods.items() if name.partition(".")[0] == noun)
 
 
 def _tls(settings: Settings) -> ClientTls:
@@ -79,7 +89,7 @@ class _Remote:
 
     async def unary(self, services: Services, ticket: Ticket, request: Any) -> Any:
         """Call, and meter what the other worker says that it has used. Raises its error, `Unavailable`, `UpstreamFailed`."""
-        data = self._method.request_of(request)
+        data = self._method.request_of(self._on_behalf_of(ticket.caller, request))
         try:
             answered = await self._workers.unary(self._method.path, data, self._metadata(ticket), ticket.deadline)
         except Lost as lost:
@@ -108,6 +118,17 @@ class _Remote:
             raise lost.failure.error from None
         finally:
             await answers.aclose()  # type: ignore[attr-defined]
+
+    def _on_behalf_of(self, caller: Caller, request: Any) -> Any:
+        """Return a request as the other worker is to see it: about a caller's collections, with whose they are.
+
+        Whom it may name was looked at here: SERVICE_KEY may name everybody. Raises `Forbidden`, `InvalidRequest`.
+        """
+        if self._row.service != "collections":
+            return request
+        if caller.is_operator and request.organisation is None:
+            raise InvalidRequest("name the organisation whose collections are meant", param="organisation")
+        return msgspec.structs.replace(request, organisation=organisation_of(caller, request.organisation))
 
     async def _written(self, requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         async for request in requests:

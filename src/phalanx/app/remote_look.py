@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
+from phalanx.app.remote import service_of
 from phalanx.contract.models import ListModelsResponse
 from phalanx.edges.grpc.schema import Method, Schema, SchemaNotBuilt
 from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.errors import InvalidRequest
-from phalanx.operations import Kind, table
+from phalanx.operations import Kind, Operation, table
 from phalanx.settings import Settings
 from phalanx.settings.remote import ServiceUrl
 from phalanx.upstreams.remote_address import ClientTls
@@ -18,7 +20,7 @@ MODELS = "models.list"
 
 REFUSALS = {
     "unauthenticated": ("does not know SERVICE_KEY", "make one there: phalanx keys create NAME --scope {scope}"),
-    "forbidden": ("lets SERVICE_KEY do other things only", "make one there with the scope {scope}"),
+    "forbidden": ("lets SERVICE_KEY do other things only", "make one there with --scope {scope}"),
     "quota_exceeded": ("says that the month's quota of SERVICE_KEY is used up", "give its key tier scale there"),
     "rate_limited": ("limits SERVICE_KEY's rate", "give its key tier scale there"),
     "tls_required": ("takes calls over TLS only", "name it by grpcs://"),
@@ -48,7 +50,7 @@ async def _look_at(settings: Settings, setting: str) -> list[Seen]:
     except (SchemaNotBuilt, SchemaMismatch) as error:
         return [Seen(False, f"{setting}: {error}")]
     paths = {name: methods[name].path for name, row in mine.items() if row.grpc and row.kind is Kind.UNARY}
-    service, scope = next(methods[name].service for name in paths), str(next(iter(mine.values())).scope)
+    service, scope = service_of(setting, methods), _scopes(mine.values())
     tls = ClientTls(settings.service_tls_ca_file, settings.service_tls_cert_file, settings.service_tls_key_file)
     seen: list[Seen] = []
     serving: dict[str, list[str]] = {}
@@ -65,6 +67,14 @@ async def _look_at(settings: Settings, setting: str) -> list[Seen]:
         remedy = "serve the same everywhere, or one text has two vectors"
         seen.append(Seen(None, f"{setting}: its addresses serve different models: {parts}", remedy))
     return seen
+
+
+def _scopes(rows: Collection[Operation]) -> str:
+    """Return the scopes that a key needs for rows, as `phalanx keys create` is told them."""
+    found = dict.fromkeys(str(row.scope) for row in rows)
+    if any(row.service == "collections" for row in rows):
+        found["admin"] = None
+    return " --scope ".join(found)
 
 
 def _listed(method: Method, data: bytes) -> str:

@@ -152,7 +152,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         entrance = Entrance(gate, services, stores.idempotency, trail)
         if is_serving:
             around.keep_running(soft_quotas.watch())
-            if "collections" in served:
+            if "collections" in served - set(settings.remote):
                 around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
                 around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))

@@ -103,7 +103,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 def _qdrant(settings: Settings) -> Iterator[Finding]:
     if settings.qdrant_url is None:
-        if settings.is_shared or settings.workers > 1:
+        if settings.lacks_qdrant:
             yield Finding(None, "qdrant", ONE_PROCESS, "set QDRANT_URL, or do without collections")
         return
     try:

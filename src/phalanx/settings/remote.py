@@ -11,9 +11,10 @@ MAX_ADDRESSES = 64
 
 REMOTE_NOUNS: dict[str, tuple[ServiceName, ...]] = {
     "text": ("text",), "faces": GROUPS["faces"], "images": GROUPS["images"], "vectors": ("similarity",),
+    "collections": ("collections",),
 }  # fmt: skip
-"""The services of a noun whose rows can be run by other workers; `TEXT_URL` and its kin say by which. Collections cannot:
-they are an organisation's own, and the other worker knows the organisation of SERVICE_KEY alone."""
+"""The services of a noun whose rows can be run by other workers; `TEXT_URL` and its kin say by which. Galleries are
+collections: they are where the collections are."""
 
 
 class ServiceUrl(NamedTuple):

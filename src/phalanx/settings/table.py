@@ -149,6 +149,7 @@ class Settings:
     faces_url: Annotated[tuple[ServiceUrl, ...], Variable("FACES_URL", service_urls, "the same for calls about faces, galleries excepted")] = ()
     images_url: Annotated[tuple[ServiceUrl, ...], Variable("IMAGES_URL", service_urls, "the same for calls about images")] = ()
     vectors_url: Annotated[tuple[ServiceUrl, ...], Variable("VECTORS_URL", service_urls, "the same for calls about vectors, collections excepted")] = ()
+    collections_url: Annotated[tuple[ServiceUrl, ...], Variable("COLLECTIONS_URL", service_urls, "the same for collections and galleries, which are kept there then; SERVICE_KEY must be an administrator's there")] = ()
     service_key: Annotated[Secret, Variable("SERVICE_KEY", Secret, "API key by which this worker calls those; best of an organisation of its own")] = NO_SECRET
     service_tls_ca_file: Annotated[Path | None, Variable("SERVICE_TLS_CA_FILE", path, "certificates, PEM, that sign those of grpcs:// workers [the system's]")] = None
     service_tls_cert_file: Annotated[Path | None, Variable("SERVICE_TLS_CERT_FILE", path, "certificate chain, PEM, that this worker shows them (mutual TLS)")] = None
@@ -188,7 +189,8 @@ class Settings:
     @property
     def lacks_qdrant(self) -> bool:
         """Whether collections are to be served by what may be one of several processes, without a Qdrant that these share."""
-        return self.qdrant_url is None and "collections" in self.served and (self.is_shared or self.workers > 1)
+        keeps = "collections" in self.served - set(self.remote)
+        return self.qdrant_url is None and keeps and (self.is_shared or self.workers > 1)
 
     @property
     def served(self) -> frozenset[ServiceName]:
