@@ -85,7 +85,7 @@ class FaceFinder:
     async def largest(self, ticket: Ticket, pixels: Pixels) -> Face:
         """Return the largest face of pixels, in theirs. Raises `NoFace`, `Unavailable` and what the runner raises."""
         served = self._models.detector(ticket.caller.subject)
-        looks = await self._intake.run(ticket, lambda: served.prepare(pixels))
+        looks = await self._intake.run(ticket, lambda: served.prepare(pixels), is_begun=True)
         (faces,) = await submit(ticket, served.runner, [looks])
         (face,) = choose(faces, "largest")
         ticket.meter.simulated = ticket.meter.simulated or served.is_simulated

@@ -203,14 +203,14 @@ class FaceService:
             chips = [embedder.align(seen.image.pixels, face.keypoints).image for face in faces]
             return seen.describe(faces), [embedder.prepare(chip) for chip in chips]
 
-        found, prepared = await self._intake.run(ticket, ready)
+        found, prepared = await self._intake.run(ticket, ready, is_begun=True)
         return found, await submit(ticket, served.runner, prepared)
 
     async def describe(self, ticket: Ticket, seen: Seen, faces: Sequence[Face]) -> list[FoundFace]:
         """Return what faces of an image look like, quality and all. Raises what intake raises."""
         if sum(face.box.width * face.box.height for face in faces) <= INLINE_PIXELS and len(faces) <= INLINE_FACES:
             return seen.describe(faces)
-        return await self._intake.run(ticket, lambda: seen.describe(faces))
+        return await self._intake.run(ticket, lambda: seen.describe(faces), is_begun=True)
 
     async def align(
         self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
@@ -222,7 +222,7 @@ class FaceService:
             chips = [embedder.align(seen.image.pixels, face.keypoints).image for face in faces]
             return [embedder.prepare(chip) for chip in chips]
 
-        return await self._intake.run(ticket, ready)
+        return await self._intake.run(ticket, ready, is_begun=True)
 
     async def _embed_aligned(self, ticket: Ticket, served: ServedEmbedder, data: bytes) -> EmbeddedFace:
         """Embed an image that is a face already."""

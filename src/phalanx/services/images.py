@@ -69,9 +69,12 @@ class ImageIntake:
         data = await self.read(ticket, image)
         return await self.run(ticket, lambda: decode(data, max_pixels=self.max_pixels, max_side=max_side))
 
-    async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
-        """Do work on pixels in a thread. Raises `Overloaded` when too much waits, `DeadlineExceeded`, and what the work raises."""
-        return await self._threads.run(ticket, work)
+    async def run(self, ticket: Ticket, work: Callable[[], T], *, is_begun: bool = False) -> T:
+        """Do work on pixels in a thread; on an image that `is_begun`, decoded before, sooner than on others.
+
+        Raises `Overloaded` when too much waits, `DeadlineExceeded`, and what the work raises.
+        """
+        return await self._threads.run(ticket, work, is_begun=is_begun)
 
     def close(self) -> None:
         """Drop what waits; what is under way ends by itself."""
@@ -139,7 +142,7 @@ class ImageService:
         work = process(data, request.operations, max_pixels=self._intake.max_pixels, return_image=request.return_image)
         found: Keypoints | None = None
         while True:
-            result = await self._intake.run(ticket, partial(_go_on, work, found))
+            result = await self._intake.run(ticket, partial(_go_on, work, found), is_begun=found is not None)
             if isinstance(result, ProcessResult):
                 ticket.meter.units += 1
                 return result

@@ -159,8 +159,8 @@ def origins(raw: str) -> tuple[str, ...]:
     return origins
 
 
-def hosts(raw: str) -> tuple[str, ...]:
-    """Names or addresses of hosts, by comma; a leading dot stands for what is below one."""
+def image_hosts(raw: str) -> tuple[str, ...]:
+    """Names or addresses of hosts, without a port, by comma; a leading dot stands for what is below one."""
     hosts = words(raw)
     for host in hosts:
         if not re.fullmatch(r"\.?[^\s/:*@.?#][^\s/:*@?#]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", host):

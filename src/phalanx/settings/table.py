@@ -20,7 +20,7 @@ from phalanx.settings.parsing import (
     device,
     flag,
     header,
-    hosts,
+    image_hosts,
     integer,
     key_prefix,
     methods,
@@ -92,7 +92,7 @@ class Settings:
 
     # Images
     max_image_pixels: Annotated[int, Variable("MAX_IMAGE_PIXELS", integer(1, 10**9), "pixels of an image, by its header, before it is decoded")] = 40_000_000
-    image_url_allow: Annotated[tuple[str, ...], Variable("IMAGE_URL_ALLOW", hosts, "hosts that images may be fetched from, by comma; a leading dot admits subdomains")] = ()
+    image_url_allow: Annotated[tuple[str, ...], Variable("IMAGE_URL_ALLOW", image_hosts, "hosts that images may be fetched from, by comma; a leading dot admits subdomains")] = ()
 
     # Models
     model_dir: Annotated[Path | None, Variable("MODEL_DIR", path, "folder of the model store [DATA_DIR/models]")] = None

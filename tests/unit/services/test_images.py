@@ -41,6 +41,9 @@ class Admitted:
         self.deadline = deadline
         self.meter = Meter()
 
+    def report(self, fraction: float, stage: str = "") -> None:
+        """Nobody follows it."""
+
 
 def intake(web: Web | None = None, **options: Any) -> ImageIntake:
     return ImageIntake(web or Web(), SystemClock(), **{"max_bytes": 100_000, "max_pixels": 10_000, **options})
