@@ -17,6 +17,11 @@ LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "png": 2**20}
 """Pixels that a side may have: libjpeg's JPEG_MAX_DIMENSION, WebP's 14 bits, OpenCV's own limit."""
 
 
+MAX_WEBP_PIXELS = 12_000_000
+"""Encoding WebP takes 0.09 to 0.2 s a million pixels, by their content, and OpenCV has no switch for less effort. So many are
+done within the five seconds that a request usually has; a JPEG of 30 million takes 0.3 s."""
+
+
 def encode(pixels: Pixels, image_format: ImageFormat, *, quality: int = QUALITY) -> bytes:
     """Return RGB uint8 `[h, w, 3]` as a file of that format (BMP: as PNG). Raises `InvalidRequest` when it cannot hold them."""
     name = stored_format(image_format)
@@ -24,6 +29,12 @@ def encode(pixels: Pixels, image_format: ImageFormat, *, quality: int = QUALITY)
     if max(pixels.shape[:2]) > limit:
         raise InvalidRequest(
             f"the image has {pixels.shape[1]} × {pixels.shape[0]} pixels; a side of {name} has at most {limit}",
+            param="operations",
+        )
+    if name == "webp" and pixels.shape[0] * pixels.shape[1] > MAX_WEBP_PIXELS:
+        raise InvalidRequest(
+            f"the image has {pixels.shape[1]} × {pixels.shape[0]} pixels; a webp is made of at most {MAX_WEBP_PIXELS}: "
+            "resize it, or convert it to jpeg or png",
             param="operations",
         )
     options = {

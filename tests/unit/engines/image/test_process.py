@@ -275,6 +275,17 @@ def test_a_format_refuses_what_it_cannot_hold() -> None:
         encode(np.zeros((1, 16_384, 3), np.uint8), "webp")
 
 
+def test_a_webp_that_would_take_longer_than_a_request_may_is_refused() -> None:
+    """And it is said what to do; a smaller one is made, and a JPEG of as many pixels."""
+    large = np.zeros((3001, 4000, 3), np.uint8)
+    with pytest.raises(
+        InvalidRequest, match="4000 × 3001 pixels; a webp is made of at most 12000000: resize it, or convert it"
+    ):
+        encode(large, "webp")
+    assert encode(large[:300], "webp")
+    assert encode(large, "jpeg")
+
+
 def test_without_steps_an_image_is_cleaned() -> None:
     """Upright, without EXIF, in its own format; BMP becomes PNG."""
     assert run(saved(noise(), "BMP")).format == "png"
