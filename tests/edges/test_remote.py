@@ -17,6 +17,7 @@ import pytest
 from edges.rpc import RpcClient
 from edges.test_grpc_calls import certificate
 from phalanx.edges.grpc.server import GrpcTls
+from phalanx.errors import Overloaded
 from phalanx.operations import Kind, Operation, table
 from phalanx.settings import SettingsError, load
 from pictures import astronaut, saved
@@ -374,6 +375,30 @@ def test_an_address_that_is_back_is_asked_before_its_pause_is_over(
     assert not breaker.admits()
     assert gateway.post("/v1/text/embed", {"texts": ["b"]}).status == 200
     assert not breaker.is_open
+
+
+def test_what_a_full_worker_refuses_another_one_does(
+    pair: Pair, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """UNAVAILABLE for want of room is no failure of the address: it is asked again the next time, and the circuit stays closed."""
+    full = RpcClient(pair.behind)
+    asked: list[str] = []
+
+    async def refuse(exchange: Any, method: Any, limit: int) -> bytes:
+        asked.append(exchange.request_id)
+        raise Overloaded("there is no room", retry_after_s=7)
+
+    full.edge._unary = refuse  # type: ignore[method-assign]
+    key = pair.behind.key(email="gateway@example.org")
+    try:
+        gateway = gateway_to(start_worker, tmp_path, f"grpc://127.0.0.1:{full.server.port},{pair.url}", key)
+        answers = [gateway.post("/v1/text/embed", {"texts": [f"full {n}"]}) for n in range(6)]
+        assert [one.status for one in answers] == [200] * 6
+        assert len(asked) >= 2
+        addresses = gateway.app.operations["text.embed"].run.__self__._workers._addresses
+        assert [address.breaker.is_open for address in addresses] == [False, False]
+    finally:
+        full.close()
 
 
 def test_a_stream_whose_worker_goes_says_so(pair: Pair, start_worker: Callable[..., Any], tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from phalanx.upstreams.remote_address import CONNECT_S, Address, ClientTls, Lost
 from phalanx.upstreams.remote_answers import Used, failure_of, metadata_of, used_of
 
 PING_S = 1.5
+COME_BACK_S = 5.0
+"""After so long at most a caller is told to come back, however long the pause is: a worker that is back is asked sooner."""
 Metadata = Sequence[tuple[str, str]]
 
 
@@ -155,7 +157,7 @@ class RemoteWorkers:
         wait = min((one.breaker.left_s() for one in self._addresses), default=0.0)
         count = len(self._addresses)
         said = "no worker answers there" if count == 1 else f"none of the {count} addresses answers"
-        raise Unavailable(f"{self._setting}: {said}", retry_after_s=max(1.0, wait))
+        raise Unavailable(f"{self._setting}: {said}", retry_after_s=min(max(1.0, wait), COME_BACK_S))
 
     def _lost(self, status: grpc.StatusCode, trailing: Any, address: Address, path: str) -> Lost:
         said = metadata_of(trailing)
