@@ -27,10 +27,10 @@ QualityReason = Literal["blurred", "dark", "bright", "turned", "nodding", "small
 class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, to find faces in.
 
-    `max_faces` keeps the largest. `detector`: full sees faces from a twentieth of the image on, short is for near ones
-    such as selfies, auto is full, and short where that sees none. Tiled is full over the image and over parts of it, for
-    crowds and small faces: from about 24 pixels in an image of at most 2,048, for fifty times the work. The name of a
-    detector of the operator's own, such as a YuNet, has that one look.
+    `max_faces` keeps the largest. `detector`: full sees faces from a fifteenth of the image's longer side on, and half of
+    those of a twentieth; short is for near ones such as selfies; auto is full, and short where that sees none. Tiled is
+    full over the image and over parts of it, for groups and small faces: from about 24 pixels in an image of at most
+    2,048, for fifty times the work. The name of a detector of the operator's own, such as a YuNet, has that one look.
     """
 
     image: ImageInput | None = None
