@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from phalanx.edges.queue.app import event_id
+from phalanx.edges.queue.readable import readable
+from phalanx.edges.queue.retrying import backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.settings import SettingsError, load
 from phalanx.settings.queues import QueueSpec
@@ -99,3 +101,75 @@ def test_a_job_map_is_read(tmp_path: Any) -> None:
 def test_a_job_map_that_cannot_be_is_refused(wrong: str, tmp_path: Any) -> None:
     with pytest.raises(SettingsError, match="QUEUE_JOB_MAP"):
         load({"QUEUE_JOB_MAP": wrong}, folder=tmp_path)
+
+
+SOUND = {
+    "name": "text.embed",
+    "data": '{"texts": []}',
+    "opts": '{"attempts": 3}',
+    "timestamp": "1795275924123",
+    "atm": "1",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"opts": '{"backoff": 500}'},
+        {"opts": '{"backoff": {"type": "exponential", "delay": 500}}'},
+        {"opts": '{"delay": -1, "removeOnComplete": true, "removeOnFail": {"age": 60, "count": null}}'},
+        {"delay": "1500.5", "priority": "-1"},
+        {"progress": "{", "stacktrace": "[", "returnvalue": "{"},
+        {"parent": '{"id": "1", "queueKey": "bull:other"}'},
+    ],
+)
+def test_a_job_of_any_producer_is_read(changes: dict[str, str]) -> None:
+    found = readable({**SOUND, **changes}, ("phx:at",))
+    assert (found.problem, found.broken) == ("", ())
+    assert found.fields["opts"] == {**SOUND, **changes}["opts"]
+    for name in ("timestamp", "delay", "priority", "atm"):
+        int(found.fields.get(name, "0"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "broken"),
+    [
+        ({"opts": "["}, "options", ()),
+        ({"opts": "[]"}, "options", ()),
+        ({"opts": "[" * 100_000}, "options", ()),
+        ({"opts": '{"attempts": "three"}'}, "attempts", ()),
+        ({"opts": '{"attempts": 1e300}'}, "attempts", ()),
+        ({"opts": '{"attempts": NaN}'}, "attempts", ()),
+        ({"opts": '{"attempts": true}'}, "attempts", ()),
+        ({"opts": '{"delay": {}}'}, "delay", ()),
+        ({"opts": '{"backoff": "x"}'}, "backoff", ()),
+        ({"opts": '{"backoff": {"delay": "x"}}'}, "backoff", ()),
+        ({"opts": '{"removeOnFail": "yes"}'}, "removeOnFail", ()),
+        ({"opts": '{"removeOnComplete": {"age": "x"}}'}, "removeOnComplete", ()),
+        ({"timestamp": "x"}, "timestamp", ("timestamp",)),
+        ({"timestamp": "9" * 400, "atm": ""}, "timestamp", ("timestamp", "atm")),
+        ({"stc": "inf"}, "stc", ("stc",)),
+        ({"phx:at": "\udcff"}, "phx:at", ("phx:at",)),
+        ({"parent": "{"}, "parent", ("parent",)),
+    ],
+)
+def test_a_job_that_cannot_be_read_says_why(changes: dict[str, str], said: str, broken: tuple[str, ...]) -> None:
+    found = readable({**SOUND, **changes}, ("phx:at",))
+    assert said in found.problem
+    assert found.broken == broken
+    assert found.fields["opts"] == "{}"
+    assert not set(broken) & set(found.fields)
+
+
+def test_data_that_do_not_decode_are_for_the_row() -> None:
+    found = readable({**SOUND, "data": "{"})
+    assert (found.problem, found.fields["data"]) == ("", "null")
+
+
+def test_attempts_are_spaced_as_their_producer_says() -> None:
+    assert [backoff_s(failures) for failures in (0, 1, 2, 9, 99)] == [1, 2, 4, 60, 60]
+    assert [backoff_s(failures, {"type": "exponential", "delay": 100}) for failures in (0, 1, 3)] == [0.1, 0.2, 0.8]
+    assert [backoff_s(failures, {"type": "fixed", "delay": 100}) for failures in (0, 3)] == [0.1, 0.1]
+    assert backoff_s(3, 250) == 0.25
+    assert backoff_s(0, {"type": "fixed"}) == 1

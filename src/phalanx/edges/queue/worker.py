@@ -11,7 +11,6 @@ give it up. Here it runs again, alone, and only deaths while it was alone count.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ import msgspec
 from phalanx.contract.jobs import JobProgress
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
 from phalanx.edges.queue.progress import Progress
+from phalanx.edges.queue.readable import readable
 from phalanx.edges.queue.retrying import MAX_DEATHS_ALONE, backoff_s
 from phalanx.edges.queue.turnstile import Turnstile
 from phalanx.errors import Internal, InvalidRequest, JobQuarantined, Unavailable
@@ -119,17 +119,9 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         """Make a job of what Redis has of it, without decoding the data; that is for the row."""
         if not job_data:
             return await super().nextJobFromJobData(job_data, job_id, limit_until, delay_until, token)
-        raw = dict(job_data)
-        data = raw.get("data", "")
-        problem = ""
-        if "rjk" not in raw or not _is_json(data):
-            raw["data"] = "null"
-        if not _is_json(raw.get("opts", "{}"), dict):
-            raw["opts"], problem = "{}", "the job's options are not JSON"
-        for name in ("progress", "stacktrace", "parent"):
-            raw.pop(name, None)
-        job = await super().nextJobFromJobData(raw, job_id, limit_until, delay_until, token)
-        job.phalanx_raw, job.phalanx_data, job.phalanx_problem = job_data, data, problem
+        found = readable(job_data, (ALONE, BILLED_AT))
+        job = await super().nextJobFromJobData(found.fields, job_id, limit_until, delay_until, token)
+        job.phalanx_found, job.phalanx_data = found, job_data.get("data", "")
         job.phalanx_delivery = None
         return job
 
@@ -169,11 +161,13 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         return Failed(Internal(), again=True)
 
     async def _outcome(self, job: Any) -> Outcome:
-        raw = job.phalanx_raw
+        raw, problem, broken = job.phalanx_found
+        if broken:
+            await self._patiently(lambda: self.client.hdel(self.backend.toKey(job.id), *broken))
         try:
             data = job.phalanx_data.encode()
-            if job.phalanx_problem:
-                raise ValueError(job.phalanx_problem)
+            if problem:
+                raise ValueError(problem)
         except ValueError as error:
             said = "the job's data is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
             return self._edge.refuse(await self._delivery(job, b""), InvalidRequest(said))
@@ -212,7 +206,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
 
     async def _billed_at(self, job: Any) -> int:
         """Return the instant of a job's event: when it was made, or else when it first ran, which is then kept with it."""
-        kept = job.phalanx_raw.get(BILLED_AT)
+        kept = job.phalanx_found.fields.get(BILLED_AT)
         if kept:
             return int(kept)
         now = int(time.time() * 1000)
@@ -254,7 +248,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             # In place of None's JSON; the result is JSON already.
             args[3] = outcome.result.decode()
             return "completed", await self.backend.scripts.moveToFinished(job.id, keys, args)
-        fields: dict[str, Any] = {ALONE: 0} if job.phalanx_raw.get(ALONE) or job.stalledCounter else {}
+        fields: dict[str, Any] = {ALONE: 0} if job.phalanx_found.fields.get(ALONE) or job.stalledCounter else {}
         if outcome is None or outcome.is_limit:
             after_s = max(after_s, outcome.after_s if outcome else 0.0)
             if outcome is not None and not job.stalledCounter and job.attemptsStarted <= 1:
@@ -304,10 +298,3 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
 async def _unused(job: Any, token: str) -> None:
     """Stand where BullMQ wants a processor; `processJob` above has one of its own."""
     raise NotImplementedError(f"the job {job.id} was not to come here. This is a bug.")
-
-
-def _is_json(text: str, kind: type = object) -> bool:
-    try:
-        return isinstance(json.loads(text), kind)
-    except (ValueError, RecursionError):
-        return False
