@@ -8,6 +8,7 @@ import pytest
 
 from phalanx.contract.services import ALL_SERVICES
 from phalanx.settings import Secret, SettingsError, load, reference, variables
+from phalanx.settings.queues import QueueSpec, chosen, queues
 
 
 def problems(environ: dict[str, str], folder: Path) -> list[str]:
@@ -231,3 +232,13 @@ def test_an_empty_value_hides_nothing(tmp_path: Path) -> None:
     allowed = "images.example.org, .example.net,2606:4700::1111,10.0.0.5"
     hosts = ("images.example.org", ".example.net", "2606:4700::1111", "10.0.0.5")
     assert load({"IMAGE_URL_ALLOW": allowed}, folder=tmp_path).settings.image_url_allow == hosts
+
+
+def test_a_queue_that_is_named_keeps_the_key_that_it_is_bound_to() -> None:
+    known = queues("app=key-1,own:app=key-2,other")
+    assert chosen((), known) == known
+    assert chosen(("app",), known) == (QueueSpec("app", key_id="key-1"),)
+    assert chosen(("own:app", "new"), known) == (QueueSpec("app", "own", "key-2"), QueueSpec("new"))
+    assert chosen(("app=key-3",), known) == (QueueSpec("app", key_id="key-3"),)
+    with pytest.raises(ValueError, match="none of name"):
+        chosen(("a b",), known)

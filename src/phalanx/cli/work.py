@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from phalanx.cli.serve import load_and_watch, request_log
 from phalanx.cli.worker import read_settings
 from phalanx.edges.metrics_server import metrics_server
 from phalanx.edges.queue.worker import QueueWorker
-from phalanx.settings import Settings, log_format
+from phalanx.settings import Settings, SettingsError, log_format
+from phalanx.settings.queues import chosen
 from phalanx.signals import ignore_signals, on_signal
 from phalanx.telemetry import Log, configure_logs
 
@@ -25,21 +27,24 @@ def work(
     queues: list[str] = typer.Argument(
         None,
         metavar="[QUEUE]...",
-        help="Queues to take jobs from, in place of QUEUES: name, prefix:name or name=key-id.",
+        help="Queues to take jobs from, in place of all of QUEUES: name, prefix:name or name=key-id.",
     ),
     concurrency: str = typer.Option("", "--concurrency", metavar="N", help="In place of QUEUE_CONCURRENCY."),
 ) -> None:
     """Take jobs from BullMQ's queues in Redis until SIGTERM or Ctrl-C; a second signal gives back at once what runs.
 
-    A job's name is an operation, its data the operation's request.
+    A job's name is an operation, its data the operation's request. A queue that QUEUES binds to a key keeps it.
 
     \b
     Examples:
       phalanx work jobs
       phalanx work faces=019a6f0e-5c1b-7000-8000-000000000001 --concurrency 50
     """
-    given = {"QUEUES": ",".join(queues or ()), "QUEUE_CONCURRENCY": concurrency}
-    settings = read_settings({name: value for name, value in given.items() if value})
+    settings = read_settings({"QUEUE_CONCURRENCY": concurrency} if concurrency else {})
+    try:
+        settings = dataclasses.replace(settings, queues=chosen(queues or (), settings.queues))
+    except ValueError as error:
+        raise SettingsError([f"QUEUE: {error}."]) from None
     configure_logs(level=settings.log_level, style=log_format(settings))
     uvloop.run(_work(settings))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -50,6 +50,15 @@ def queues(raw: str) -> tuple[QueueSpec, ...]:
             raise ValueError(f"the queue {spec.name!r} is named twice")
         found.append(spec)
     return tuple(found)
+
+
+def chosen(words: Sequence[str], known: Sequence[QueueSpec]) -> tuple[QueueSpec, ...]:
+    """The queues of `words`, or all that are `known` where there are none. One without a key has the key that is known of it."""
+    places = {(spec.prefix, spec.name): spec for spec in known}
+    named = queues(",".join(words))
+    if not named:
+        return tuple(known)
+    return tuple(spec if spec.key_id else places.get((spec.prefix, spec.name), spec) for spec in named)
 
 
 def job_map(raw: str) -> Mapping[str, JobMapping]:

@@ -41,7 +41,7 @@ from phalanx.settings.parsing import (
 )
 from phalanx.settings.queues import DEFAULT_QUEUE, JobMapping, QueueSpec, job_map, queues
 from phalanx.settings.remote import REMOTE_NOUNS, ServiceUrl, service_urls
-from phalanx.settings.webhooks import hosts, inner_networks, webhook_secrets
+from phalanx.settings.webhooks import inner_networks, webhook_hosts, webhook_secrets
 
 
 class Variable(NamedTuple):
@@ -141,7 +141,7 @@ class Settings:
     queue_concurrency: Annotated[int, Variable("QUEUE_CONCURRENCY", integer(1, 1000), "jobs of each queue under way at once")] = 20
     queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that failed for want of something here, unless its producer says")] = 5
     webhook_secret: Annotated[tuple[Secret, ...], Variable("WEBHOOK_SECRET", webhook_secrets, "secrets that sign webhooks, by comma, so that one can follow another: whsec_ and base64 of 24 to 64 bytes, or as many characters; without one there are no webhooks")] = ()
-    webhook_allow: Annotated[tuple[str, ...], Variable("WEBHOOK_ALLOW", hosts, "hosts that webhooks may be sent to, by comma; a leading dot admits subdomains, host:port another port than 80 and 443")] = ()
+    webhook_allow: Annotated[tuple[str, ...], Variable("WEBHOOK_ALLOW", webhook_hosts, "hosts that webhooks may be sent to, by comma; a leading dot admits subdomains, host:port another port than 80 and 443")] = ()
     webhook_networks: Annotated[tuple[Network, ...], Variable("WEBHOOK_NETWORKS", inner_networks, "networks, by comma, that hosts of WEBHOOK_ALLOW may be in besides the open internet, such as 10.0.0.0/8")] = ()
 
     # Remote services

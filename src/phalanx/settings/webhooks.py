@@ -25,7 +25,7 @@ def webhook_secrets(raw: str) -> tuple[Secret, ...]:
     return tuple(map(Secret, found))
 
 
-def hosts(raw: str) -> tuple[str, ...]:
+def webhook_hosts(raw: str) -> tuple[str, ...]:
     """Hosts by comma, each `name`, `.name`, `name:port`, or an address."""
     found = tuple(word.strip() for word in raw.split(",") if word.strip())
     for word in found:
