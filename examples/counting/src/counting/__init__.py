@@ -33,7 +33,7 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Count to `to`, waiting `pause_ms` milliseconds before each number; fail before `fail_at`, if given."""
 
     to: Annotated[int, Meta(ge=0, le=1_000_000)]
-    pause_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    pause_ms: Annotated[int, Meta(ge=0, le=2_000)] = 0
     fail_at: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -82,6 +83,10 @@ def openapi(
         for route in dialect.routes:
             entry = _of_dialect(dialect, route, refs, operations[route.operation])
             _put(paths, route.method, route.path, entry)
+    _leave_out_path_fields(operations.values(), refs, components)
+    for component in components.values():
+        if "description" in component:
+            component["description"] = inspect.cleandoc(component["description"])
     for path, summary, answer, statuses in SYSTEM:
         _put(paths, "GET", path, _of_system(path, summary, refs[_key(answer)], statuses, refs[_key(Problem)]))
     return {
@@ -102,6 +107,19 @@ def openapi(
     }
 
 
+def _leave_out_path_fields(rows: Iterable[Operation], refs: Document, components: Document) -> None:
+    """Have requests that come as bodies leave out what their routes have in the path."""
+    in_paths: dict[str, list[set[str]]] = {}
+    for row in rows:
+        if row.bodies != (Body.NONE,):
+            in_paths.setdefault(_key(row.request), []).append(set(re.findall(r"\{(\w+)", row.path)))
+    for key, several in in_paths.items():
+        component = components[refs[key]["$ref"].rpartition("/")[2]]
+        for name in set.intersection(*several) & component.get("properties", {}).keys():
+            del component["properties"][name]
+            component["required"] = [one for one in component.get("required", ()) if one != name]
+
+
 def _key(kind: Any) -> str:
     return str(kind)
 
@@ -115,7 +133,12 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
     # By its reference: where rows from outside bring a struct of the same name, both have longer ones.
     schema = components[refs[_key(row.request)]["$ref"].rpartition("/")[2]]
     fields: Document = schema.get("properties", {})
-    parameters = [{"name": n, "in": "path", "required": True, "schema": _plain(fields[n])} for n in in_path]
+    known = row.examples[0] if row.examples else {}
+    parameters: list[Document] = [
+        {"name": n, "in": "path", "required": True, "schema": _plain(fields[n])}
+        | ({"example": known[n]} if n in known else {})
+        for n in in_path
+    ]
     if Body.JSON not in row.bodies:
         required = schema.get("required", [])
         parameters += [
@@ -133,7 +156,8 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
     if row.method == "POST":
         parameters.append(_IDEMPOTENCY)
     entry: Document = {
-        "operationId": row.name, "summary": row.summary, "tags": [row.noun], "parameters": parameters,
+        "operationId": row.name, "summary": row.summary, "description": _terms(row), "tags": [row.noun],
+        "parameters": parameters,
         "responses": _responses(
             _answers(row, refs[_key(row.response)]), error, PROBLEM_JSON if is_problem else JSON,
             BODYLESS_ERRORS if row.bodies == (Body.NONE,) else (*BODY_ERRORS, *_fetch_errors(row)), row.status,
@@ -147,6 +171,18 @@ def _of_row(row: Operation, refs: Document, components: Document, error: Any, *,
         content = _contents(row, refs[_key(row.request)])
         entry["requestBody"] = {"required": not needs_no_body(row), "content": content}
     return entry
+
+
+def _terms(row: Operation) -> str:
+    """Say who may call a row, what it is billed by, and whether it may be a job."""
+    words = {None: "Any credential will do.", "open": "No credential is needed."}.get(
+        row.scope, f"Scope `{row.scope}`."
+    )
+    if row.metered:
+        words += f" Billed by the {row.unit}."
+    if row.job:
+        words += f" As a job: `{row.name}`."
+    return words
 
 
 def _fetch_errors(row: Operation) -> tuple[int, ...]:
@@ -166,7 +202,7 @@ def _plain(field: Document) -> Document:
     if "anyOf" in field:
         kept = [part for part in field["anyOf"] if part.get("type") != "null"]
         return kept[0] if len(kept) == 1 else {"anyOf": kept}
-    return {name: value for name, value in field.items() if name != "default"}
+    return {name: value for name, value in field.items() if name != "default" or value is not None}
 
 
 def _contents(row: Operation, schema: Any) -> Document:
@@ -174,7 +210,9 @@ def _contents(row: Operation, schema: Any) -> Document:
     for body in row.bodies:
         if body is Body.JSON:
             media = NDJSON if row.kind is Kind.CLIENT_STREAM else JSON
-            contents[media] = {"schema": schema, "examples": _examples(row.examples)}
+            in_path = re.findall(r"\{(\w+)", row.path)
+            examples = tuple({n: value for n, value in one.items() if n not in in_path} for one in row.examples)
+            contents[media] = {"schema": schema, "examples": _examples(examples)}
         elif body is Body.IMAGE:
             # Other fields come in the query or as parts of the form, those that are lists or objects as JSON.
             binary = {"type": "string", "contentMediaType": "image/*"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
@@ -13,24 +15,33 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#30363d;--dim:#9198a1;--mark:#4493f8;--code:#161b22}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:64rem;padding:2rem 1.25rem 4rem;background:var(--paper);color:var(--ink);
 font:15px/1.55 system-ui,sans-serif}h1{margin:0 0 .25rem;font-size:1.9rem}h2{margin:2.25rem 0 .5rem;font-size:1.1rem;
-text-transform:capitalize;border-bottom:1px solid var(--line);padding-bottom:.35rem}p{margin:.4rem 0}a{color:var(--mark)}
-nav a{margin-right:.9rem}details{border-bottom:1px solid var(--line)}summary{cursor:pointer;padding:.5rem 0;display:flex;
-gap:.75rem;align-items:baseline;flex-wrap:wrap}summary:focus-visible{outline:2px solid var(--mark)}
-.method{font:600 .8rem ui-monospace,monospace;color:var(--mark);min-width:3.6rem}.path{font:600 .92rem ui-monospace,monospace}
-.dim{color:var(--dim)}pre{background:var(--code);border:1px solid var(--line);border-radius:6px;padding:.75rem;overflow:auto;
-font:13px/1.45 ui-monospace,monospace}table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.92rem}
-td,th{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}code{font:.88em ui-monospace,monospace}
+text-transform:capitalize;border-bottom:1px solid var(--line);padding-bottom:.35rem}h3{margin:1.5rem 0 .25rem;
+font:600 .92rem ui-monospace,monospace}p{margin:.4rem 0}a{color:var(--mark)}td a{text-decoration:none}
+nav{display:flex;flex-wrap:wrap;gap:.15rem .9rem}details{border-bottom:1px solid var(--line)}summary{cursor:pointer;
+padding:.5rem 0;display:flex;gap:.25rem .75rem;align-items:baseline;flex-wrap:wrap}summary:focus-visible{outline:2px solid var(--mark)}
+.method{font:600 .8rem ui-monospace,monospace;color:var(--mark);min-width:3.6rem}.path{font:600 .92rem ui-monospace,monospace;
+overflow-wrap:anywhere}.dim{color:var(--dim)}pre{background:var(--code);border:1px solid var(--line);border-radius:6px;padding:.75rem;
+overflow:auto;font:13px/1.45 ui-monospace,monospace}table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.92rem;
+table-layout:fixed}th:nth-child(1){width:24%}th:nth-child(2){width:30%}td,th{text-align:left;padding:.3rem .6rem .3rem 0;
+border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}code{font:.88em ui-monospace,monospace}
 """
+
+REF = "#/components/schemas/"
 
 
 def reference_page(document: dict[str, Any]) -> bytes:
     """Return the page of an OpenAPI document, as UTF-8."""
     title = escape(document["info"]["title"])
     groups: dict[str, list[str]] = {}
+    asked: list[Any] = []
+    answered: list[Any] = []
     for path, methods in document["paths"].items():
         for method, entry in methods.items():
             groups.setdefault(entry["tags"][0], []).append(_operation(document, path, method, entry))
-    links = "".join(f'<a href="#{escape(tag)}">{escape(tag)}</a>' for tag in [*groups, "errors"])
+            asked += [entry.get("parameters"), *_shown(entry.get("requestBody", {}), document)]
+            answers = (one for status, one in entry["responses"].items() if status.startswith("2"))
+            answered += [schema for answer in answers for schema in _shown(answer, document)]
+    links = "".join(f'<a href="#{escape(tag)}">{escape(tag)}</a>' for tag in [*groups, "types", "errors"])
     body = "".join(f'<h2 id="{escape(tag)}">{escape(tag)}</h2>{"".join(parts)}' for tag, parts in groups.items())
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
@@ -38,82 +49,185 @@ def reference_page(document: dict[str, Any]) -> bytes:
         f"<style>{STYLE}</style><h1>{title}</h1>"
         f'<p class="dim">Version {escape(document["info"]["version"])} · <a href="/openapi.json">OpenAPI</a> · '
         "send your key as <code>Authorization: Bearer</code> or <code>X-API-Key</code></p>"
-        f"<nav>{links}</nav>{body}{_errors()}</html>"
+        f"<nav>{links}</nav>{body}{_types(asked, answered, document)}{_errors()}</html>"
     )
     return page.encode()
 
 
 def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str, Any]) -> str:
-    parts = [f'<details><summary><span class="method">{method.upper()}</span><span class="path">{escape(path)}</span>']
-    parts.append(f'<span class="dim">{escape(entry["summary"])}</span></summary>')
+    name = escape(entry["operationId"])
+    parts = [f'<details id="{name}"><summary><span class="method">{method.upper()}</span>']
+    parts.append(
+        f'<span class="path">{escape(path)}</span><span class="dim">{escape(entry["summary"])}</span></summary>'
+    )
+    parts.append(_prose(entry.get("description", "")))
     contents: dict[str, dict[str, Any]] = entry.get("requestBody", {}).get("content", {})
     media = next(iter(contents), "")
     content = contents.get(media, {})
-    parts.append(f"<pre>{escape(_curl(method, path, media, content, secured=entry.get('security') != []))}</pre>")
-    if entry.get("parameters"):
-        parts.append(_fields("Parameters", {p["name"]: p["schema"] for p in entry["parameters"]}, document))
-    if "schema" in content:
-        parts.append(_fields("Request", _properties(content["schema"], document), document))
-    done = next(response for status, response in entry["responses"].items() if status.startswith("2"))
-    answer: dict[str, Any] = next(iter(done["content"].values()), {})
-    parts.append(_fields("Answer", _properties(answer.get("schema", {}), document), document))
+    request = _resolved(content.get("schema", {}), document)
+    parts.append(_prose(request.get("description", "")))
+    filled = path
+    for one in entry.get("parameters", ()):
+        if one["in"] == "path" and "example" in one:
+            filled = filled.replace(f"{{{one['name']}}}", str(one["example"]))
+    curl = _curl(method, filled, contents, request.get("required", ()), secured=entry.get("security") != [])
+    parts.append(f"<pre>{escape(curl)}</pre>")
+    parameters = {
+        one["name"]: {"description": one.get("description", ""), **one["schema"]} for one in entry.get("parameters", ())
+    }
+    required = {one["name"] for one in entry.get("parameters", ()) if one.get("required")}
+    parts.append(_fields("Parameters", parameters, required))
+    parts.append(_fields("Request", _properties(request), {*request.get("required", ())}))
+    if others := [escape(kind) for kind in contents if kind != media]:
+        parts.append(f'<p class="dim">The body may be <code>{"</code> or <code>".join(others)}</code> instead.</p>')
+    status, done = next(pair for pair in entry["responses"].items() if pair[0].startswith("2"))
+    answer: dict[str, Any] = next(iter(_shown(done, document)), {})
+    kinds = "</code>, <code>".join(escape(kind) for kind in done.get("content", {}))
+    parts.append(f"<p>Answers {status}: <code>{kinds}</code></p>{_prose(answer.get('description', ''))}")
+    parts.append(_fields("Answer", _properties(answer), None))
     return "".join(parts) + "</details>"
 
 
-def _curl(method: str, path: str, media: str, content: dict[str, Any], *, secured: bool) -> str:
+def _curl(method: str, path: str, contents: dict[str, Any], required: Iterable[str], *, secured: bool) -> str:
+    """Return a call by the first example, else with a picture, if the route takes one."""
     words = ["curl"]
-    if method not in ("get", "post"):
+    if method not in ("get", "post") or (method == "post" and not contents):
         words.append(f"-X {method.upper()}")
+    media = next(iter(contents), "")
+    example = next(iter(contents.get(media, {}).get("examples", {}).values()), None)
+    sent: list[str] = [f"-H 'Content-Type: {media}'", "--data-binary @file"] if media else []
+    if example:
+        sent[1] = "-d '" + json.dumps(example["value"], ensure_ascii=False) + "'"
+    elif "image/*" in contents:
+        path += "".join(f"{'&' if at else '?'}{name}={name.upper()}" for at, name in enumerate(required))
+        sent = ["-H 'Content-Type: image/jpeg'", "--data-binary @photo.jpg"]
+    elif "multipart/form-data" in contents:
+        sent = ["-F images=@one.jpg", "-F images=@two.jpg"]
     words.append(f'"$PHALANX_URL{path}"')
     if secured:
         words.append('-H "Authorization: Bearer $PHALANX_KEY"')
-    example = next(iter(content.get("examples", {}).values()), None)
-    if media:
-        words.append(f"-H 'Content-Type: {media}'")
-        words.append(
-            "-d '" + json.dumps(example["value"], ensure_ascii=False) + "'" if example else "--data-binary @file"
-        )
-    return " \\\n  ".join(words)
+    return " \\\n  ".join([*words, *sent])
 
 
-def _properties(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    if "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+def _shown(body: dict[str, Any], document: dict[str, Any]) -> list[Any]:
+    """Return the schemas of a request or an answer, whose fields stand beside the route."""
+    return [_resolved(content.get("schema", {}), document) for content in body.get("content", {}).values()]
+
+
+def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return what a schema refers to, or itself."""
+    if str(schema.get("$ref", "")).startswith(REF):
+        found: dict[str, Any] = document["components"]["schemas"][schema["$ref"].removeprefix(REF)]
+        return found
+    return schema
+
+
+def _properties(schema: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = schema.get("properties", {})
-    return found or ({"": schema} if schema else {})
+    return found or (
+        {"": schema} if schema.keys() - {"description", "title"} and schema.get("type") != "object" else {}
+    )
 
 
-def _fields(title: str, fields: dict[str, Any], document: dict[str, Any]) -> str:
+def _fields(title: str, fields: dict[str, Any], required: set[str] | None) -> str:
+    """Return a table of fields; of those that are sent, with what is `required`."""
     if not fields:
         return ""
     rows = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td><code>{escape(_type(schema))}</code></td>"
-        f'<td class="dim">{escape(_note(schema))}</td></tr>'
+        f"<tr><td><code>{escape(name)}</code></td><td><code>{_type(schema)}</code></td>"
+        f'<td class="dim">{_note(schema, None if required is None else name in required)}</td></tr>'
         for name, schema in fields.items()
     )
     return f"<table><tr><th>{title}</th><th>type</th><th></th></tr>{rows}</table>"
 
 
 def _type(schema: dict[str, Any]) -> str:
+    """Return the name of a type as HTML, each that has a name of its own leading to what it is."""
     if "$ref" in schema:
-        return str(schema["$ref"].rsplit("/", 1)[1])
+        name = escape(str(schema["$ref"].rsplit("/", 1)[1]))
+        return f'<a href="#type-{name}">{name}</a>'
     if "enum" in schema:
-        return " | ".join(json.dumps(value) for value in schema["enum"])
+        return " | ".join(escape(json.dumps(value)) for value in schema["enum"])
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
-        return " | ".join(dict.fromkeys(_type(option) for option in options))
+        kinds = [kind for option in options for kind in _type(option).split(" | ")]
+        return " | ".join(dict.fromkeys(kinds))
     if schema.get("type") == "array":
-        return f"[{_type(schema.get('items', {}))}]"
-    return str(schema.get("type", "any"))
+        places = schema.get("prefixItems") or [schema.get("items", {})]
+        return f"[{', '.join(map(_type, places))}]"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"{{string: {_type(schema['additionalProperties'])}}}"
+    return escape(str(schema.get("type", "any")))
 
 
-def _note(schema: dict[str, Any]) -> str:
-    words = [schema.get("description", "")]
-    if "default" in schema:
-        words.append(f"default {json.dumps(schema['default'], ensure_ascii=False)}")
-    bounds = {"minimum": "at least", "maximum": "at most", "maxLength": "characters at most"}
-    words += [f"{meaning} {schema[name]}" for name, meaning in bounds.items() if name in schema]
+def _note(schema: dict[str, Any], is_required: bool | None) -> str:
+    parts = [schema, *schema.get("anyOf", ())]
+    words = [_inline(said) for said in dict.fromkeys(part.get("description", "") for part in parts)]
+    if is_required:
+        words.append("required")
+    elif is_required is False and schema.get("default") is not None:
+        words.append(f"default <code>{escape(json.dumps(schema['default'], ensure_ascii=False))}</code>")
+    words += [said for part in parts for said in _bounds(part)]
     return " · ".join(word for word in words if word)
+
+
+def _bounds(schema: dict[str, Any]) -> Iterator[str]:
+    for least, most, unit in (
+        ("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " items"),
+    ):  # fmt: skip
+        low, high = schema.get(least), schema.get(most)
+        if low is not None and high is not None:
+            yield f"{low:,}{unit}" if low == high else f"{low:,} to {high:,}{unit}"
+        elif low is not None:
+            yield f"at least {low:,}{unit}"
+        elif high is not None:
+            yield f"at most {high:,}{unit}"
+
+
+def _prose(text: str) -> str:
+    """Return paragraphs, with what is in backticks as code."""
+    return "".join(f"<p>{_inline(part)}</p>" for part in re.split(r"\n\s*\n", text.strip()) if part)
+
+
+def _inline(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+
+
+def _types(asked: list[Any], answered: list[Any], document: dict[str, Any]) -> str:
+    """Return all types that the tables lead to, by name; of those that are sent, with what is required."""
+    schemas = document["components"]["schemas"]
+    sent = _reached(asked, schemas)
+    parts = []
+    for name in sorted(sent | _reached(answered, schemas)):
+        schema = schemas[name]
+        required = {*schema.get("required", ())} if name in sent else None
+        table = _fields("Field", _properties(schema), required) or _fields("Value", {"": schema}, None)
+        parts.append(f'<h3 id="type-{escape(name)}">{escape(name)}</h3>{_prose(schema.get("description", ""))}{table}')
+    return f'<h2 id="types">types</h2>{"".join(parts)}'
+
+
+def _reached(roots: list[Any], schemas: dict[str, Any]) -> set[str]:
+    """Return the names of the types that requests or answers are made of."""
+    left = list(roots)
+    found: set[str] = set()
+    while left:
+        for name in _references(left.pop()):
+            if name not in found:
+                found.add(name)
+                left.append(schemas[name])
+    return found
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, value in schema.items():
+            if name == "$ref" and str(value).startswith(REF):
+                yield value.removeprefix(REF)
+            else:
+                yield from _references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _references(value)
 
 
 def _errors() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from html import escape
 from typing import Any
 
@@ -77,3 +78,37 @@ def test_the_reference_page_shows_every_operation(document: Document) -> None:
     page = reference_page(document).decode()
     for row in ROWS.values():
         assert f'<span class="dim">{escape(row.summary)}</span>' in page
+
+
+def test_the_reference_page_explains_every_type(document: Document) -> None:
+    """What is linked is there, once; what requests and answers are for is said, without marks of the source."""
+    page = reference_page(document).decode()
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    linked = set(re.findall(r'href="#([^"]+)"', page))
+    assert linked <= set(ids)
+    assert {"type-FoundFace", "type-Landmarks", "faces.detect", "errors"} <= {*linked, *ids}
+    assert "The name of a detector of the operator's own, such as a YuNet," in re.sub(r"\s+", " ", page)
+    assert "&#x27;$ref" not in page
+    assert "-F images=@one.jpg" in page
+    assert "/faces?person_id=PERSON_ID" in page
+
+
+def test_fields_of_the_path_are_not_asked_for_in_the_body(document: Document) -> None:
+    """Nor shown there by examples; the parameter has the example's value."""
+    upsert = entry(document, ROWS["collections.upsert"])
+    assert next(one["example"] for one in upsert["parameters"] if one["name"] == "name") == "colours"
+    content = upsert["requestBody"]["content"]["application/json"]
+    body = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    assert "name" not in body["properties"]
+    assert body["required"] == ["points"]
+    assert all("name" not in example["value"] for example in content["examples"].values())
+    for row in ROWS.values():
+        assert entry(document, row)["description"]
+    for component in document["components"]["schemas"].values():
+        assert "\n    " not in component.get("description", "")
+
+
+def test_parameters_have_their_defaults(document: Document) -> None:
+    parameters = entry(document, ROWS["faces.persons"])["parameters"]
+    assert next(one["schema"]["default"] for one in parameters if one["name"] == "limit") == 1000
