@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from phalanx.errors import InvalidRequest
 from phalanx.stores.points import check_vector, check_vectors
 from phalanx.stores.qdrant.edge_filters import edge_filter
 from phalanx.stores.qdrant.frames import Kept
-from phalanx.stores.qdrant.rebuild import Rebuild
+from phalanx.stores.qdrant.rebuild import Rebuild, copy_folder
 from phalanx.stores.qdrant.stored import behind, from_stored, path_of, restored, tallied, to_stored, unit_rows
 
 INDEX_FROM_KB = 10_000
@@ -46,6 +47,9 @@ SEARCH_WIDTH = 128
 REBUILD_AFTER_QUIET_S = 2.0
 FLUSH_EVERY_S = 10.0
 FLUSH_AFTER_QUIET_S = 1.0
+SEGMENTS = "segments"
+MAX_SEGMENTS = 2
+"""Segments of a new place, if there are as many processors. Each maps 5 MB of files, which the system takes back when it has to."""
 DISTANCES = {"cosine": EdgeDistance.Cosine, "euclidean": EdgeDistance.Euclid, "dot": EdgeDistance.Dot}
 FACTS = "place.json"
 PAGE = 10_000
@@ -78,15 +82,32 @@ def make_place(folder: Path, facts: Facts) -> None:
     config = EdgeConfig(
         vectors=EdgeVectorParams(size=facts.dimensions, distance=DISTANCES[facts.distance]),
         hnsw_config=GRAPH,
-        optimizers=EdgeOptimizersConfig(indexing_threshold=INDEX_FROM_KB),
+        # For one segment, and none has less than half of an even share when enough is there for a graph.
+        optimizers=EdgeOptimizersConfig(indexing_threshold=INDEX_FROM_KB // (2 * _segments())),
     )
     shard = EdgeShard.create(str(made / facts.shard), config)
     for key in facts.indexed:
         _index(shard, key)
     shard.flush()
     shard.close()
+    _divide(made / facts.shard)
     facts.write(made)
     made.rename(folder)
+
+
+def _divide(shard: Path) -> None:
+    """Give a new shard, closed, as many segments as are searched at once: Edge makes one, and fills all that it finds.
+
+    What is outside the graph is compared exactly, by a thread a segment: 100,000 × 128 in 2.1 ms by two, 3.9 by one. A
+    graph, once it is built, is one segment again.
+    """
+    (empty,) = (path for path in (shard / SEGMENTS).iterdir() if path.is_dir())
+    for _ in range(1, _segments()):
+        copy_folder(empty, empty.with_name(str(uuid.uuid4())))
+
+
+def _segments() -> int:
+    return min(os.cpu_count() or 1, MAX_SEGMENTS)
 
 
 class Place:

@@ -33,7 +33,7 @@ class Rebuild:
         self._new: EdgeShard | None = None
         shutil.rmtree(self._path, ignore_errors=True)
         # With its log: the numbers of operations go on from there, and a lower one than a point has seen does nothing to it.
-        shutil.copytree(folder / shard, self._path, copy_function=_copy)
+        copy_folder(folder / shard, self._path)
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", MODULE, str(self._path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -84,6 +84,11 @@ class Rebuild:
         if self._new is not None:
             self._new.close()
         shutil.rmtree(self._path, ignore_errors=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of Qdrant Edge's that stands still to one that is not there, without the holes of its files."""
+    shutil.copytree(source, target, copy_function=_copy)
 
 
 def _copy(source: str, target: str) -> None:
