@@ -196,12 +196,14 @@ def test_an_idempotency_key_repeats_the_answer(gallery: Gallery) -> None:
 
 @needs_photos
 def test_the_photos_of_known_people(gallery: Gallery) -> None:
-    """One photo of each is enrolled, all others are told."""
+    """One photo of each is enrolled, all others are told; whom the labels do not name is nobody's, and further right."""
     labels: dict[str, list[str]] = json.loads(LABELS.read_text())["faces"]
+    also_visible = json.loads(LABELS.read_text())["also_visible"]
     for name, people in sorted(labels.items(), reverse=True):
         known = {person["id"] for person in gallery.ok("GET", "/persons")["persons"]}
         if len(people) == 1 and people[0] not in known:
             gallery.ok("POST", "/faces", {"person_id": people[0], "image": text((PHOTOS / name).read_bytes())})
     for name, people in labels.items():
         faces = gallery.ok("POST", "/identify", {"image": text((PHOTOS / name).read_bytes()), "face": "all"})["faces"]
-        assert [face["person_id"] for face in faces] == people, name
+        found = [face["person_id"] for face in faces]
+        assert found in ([people, [*people, None]] if name in also_visible else [people]), name

@@ -199,6 +199,17 @@ def test_two_hundred_faces_are_found_in_tiles(detector: FaceDetector, side: int)
     assert len(detect(detector, image, "full")) < 20
 
 
+@pytest.mark.parametrize("side", [56, 80])
+def test_a_group_is_looked_at_in_halves(detector: FaceDetector, side: int) -> None:
+    """Of sixty faces, a fifteenth or a tenth of the picture, all or nearly all are found, once; full range misses many."""
+    cell = side * 3 // 2
+    image = crowd(side, columns=10, rows=6, cell=cell)
+    faces = detect(detector, image)
+    cells = {(int(f.box.x + f.box.width / 2) // cell, int(f.box.y + f.box.height / 2) // cell) for f in faces}
+    assert len(cells) == len(faces) >= 58
+    assert len(detect(detector, image, "full")) < 55
+
+
 def test_tiles_have_a_large_face_once(detector: FaceDetector) -> None:
     """Where the whole picture has it."""
     (face,) = detect(detector, astronaut(), "tiled")
@@ -206,14 +217,17 @@ def test_tiles_have_a_large_face_once(detector: FaceDetector) -> None:
     assert np.abs(face.keypoints - LANDMARKS).max() < 0.03 * BOX[2]
 
 
-@pytest.mark.parametrize("name", ["hubble_deep_field", "page", "coins", "gravel", "brick", "text", "coffee"])
-def test_tiles_see_no_faces_in_things(detector: FaceDetector, name: str) -> None:
-    """Stars, letters, coins and stones, also enlarged."""
+@pytest.mark.parametrize("mode", ["auto", "tiled"])
+@pytest.mark.parametrize(
+    "name", ["hubble_deep_field", "page", "coins", "gravel", "brick", "text", "coffee", "colorwheel", "chelsea"]
+)
+def test_no_faces_are_seen_in_things(detector: FaceDetector, name: str, mode: Mode) -> None:
+    """Stars, letters, coins and stones, a cat's face, also enlarged."""
     image = np.asarray(getattr(photos, name)(), np.uint8)
     image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image[:, :, :3]
-    for factor in (1, 3):
-        larger = np.asarray(cv2.resize(np.ascontiguousarray(image), None, fx=factor, fy=factor), np.uint8)
-        assert detect(detector, larger, "tiled") == []
+    for factor in (0.5, 1, 3):
+        other = np.asarray(cv2.resize(np.ascontiguousarray(image), None, fx=factor, fy=factor), np.uint8)
+        assert detect(detector, other, mode) == []
 
 
 @needs_photos

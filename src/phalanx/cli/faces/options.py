@@ -23,7 +23,7 @@ Confidence = Annotated[float, typer.Option(min=MIN_CONFIDENCE, max=1, help="Leas
 DetectorOption = Annotated[
     str,
     typer.Option(
-        help="full: faces near and far; short: near ones; auto: full, then short; tiled: small ones; or a detector's name."
+        help="auto: near and far, and groups; full: no groups; short: near ones; tiled: small ones; or a detector's name."
     ),
 ]
 ModelName = Annotated[str | None, typer.Option(help="Model of face vectors, if not the default one.")]

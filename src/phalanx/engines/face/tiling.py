@@ -8,7 +8,7 @@ whole within the next, since tiles overlap by a quarter: by more than the larges
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from phalanx.engines.face.blazeface import FULL_RANGE
@@ -17,6 +17,9 @@ from phalanx.engines.face.framing import Image, Square, letterbox
 
 LEVELS: Final = (3, 9)
 """A tile's side is the picture's longer one divided by these."""
+
+HALVES: Final = (2,)
+"""Nine tiles, whose overlap is half of each: enough for faces from a thirtieth of the picture on."""
 
 OVERLAP: Final = 0.25
 """The part of a tile that its neighbour sees too."""
@@ -47,9 +50,9 @@ class Tile(NamedTuple):
         return any(inner and out for inner, out in zip(self.goes_on, beyond, strict=True))
 
 
-def tiles(width: int, height: int) -> Iterator[Tile]:
+def tiles(width: int, height: int, levels: Sequence[int] = LEVELS) -> Iterator[Tile]:
     """Yield the tiles of a picture, the large ones first; none where the whole picture shows as much."""
-    for level in LEVELS:
+    for level in levels:
         side = math.ceil(max(width, height) / level)
         if side < SMALLEST_TILE:
             return
