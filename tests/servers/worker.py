@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -111,7 +112,8 @@ class WorkerProcess:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, http.client.HTTPException):
+            # The last one is of an answer that ends in its middle.
             return 0, b""
 
     def metrics(self) -> str:
