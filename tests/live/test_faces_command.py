@@ -51,6 +51,12 @@ def labels() -> dict[str, list[str]]:
     return found
 
 
+def also_visible() -> dict[str, str]:
+    """Files with a face that the labels allow to be found or missed."""
+    found: dict[str, str] = json.loads(LABELS.read_text())["also_visible"]
+    return found
+
+
 def test_a_folder_is_looked_at_and_drawn(models_dir: Path, tmp_path: Path, pictures: Path) -> None:
     status, lines, said = faces(models_dir, tmp_path, "detect", "pictures", "--draw", "drawn")
     assert status == 1, said
@@ -90,9 +96,10 @@ def test_the_photos_of_known_people(models_dir: Path, tmp_path: Path) -> None:
     """Every face is found, and each that is compared is on its side of the threshold."""
     status, lines, said = faces(models_dir, tmp_path, "detect", str(PHOTOS))
     assert status == 0, said
-    assert {Path(line["file"]).name: len(line["faces"]) for line in lines} == {
-        name: len(people) for name, people in labels().items()
-    }
+    found = {Path(line["file"]).name: len(line["faces"]) for line in lines}
+    assert found.keys() == labels().keys()
+    for name, people in labels().items():
+        assert found[name] - len(people) in ((0, 1) if name in also_visible() else (0,)), name
     status, lines, said = faces(models_dir, tmp_path, "compare", str(PHOTOS / "obama.jpg"), str(PHOTOS))
     assert status == 0, said
     alone = {name: people[0] for name, people in labels().items() if len(people) == 1}

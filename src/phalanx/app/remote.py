@@ -61,7 +61,7 @@ class RemoteRows:
                 setting, getattr(settings, setting.lower()), service, key=settings.service_key, tls=_tls(settings),
                 log=self._around.log,
             )  # fmt: skip
-            self._around.closing.push_async_callback(known.close)
+            self._around.closing.close_with(known.close)
             # Its calls say what is wrong; the worker's other calls do not need it.
             self.dependencies[f"upstream_{setting.removesuffix('_URL').lower()}"] = Dependency(known.ping, None)
         return known

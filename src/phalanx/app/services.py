@@ -60,7 +60,7 @@ def open_services(
         new_id=new_id, access_ttl_s=settings.jwt_access_ttl_secs, refresh_ttl_s=settings.jwt_refresh_ttl_secs,
     )  # fmt: skip
     if around.is_serving:
-        around.keep_running(_tidy(sessions))
+        around.closing.keep_running(_tidy(sessions))
     passwords = Passwords()
     around.closing.callback(passwords.close)
     intake, text = _image_intake(around), _text_service(around, registry, stores.cache)
@@ -68,7 +68,7 @@ def open_services(
     collections = CollectionRegistry(stores.collections, stores.vectors, clock)
     text_vectors = TextVectors(text, contracts)
     carrier, moves = Carrier(stores.vectors, text_vectors), Moves()
-    around.closing.push_async_callback(moves.close)
+    around.closing.close_with(moves.close)
     finder = FaceFinder(face_models, intake)
     faces = FaceService(face_models, finder, intake, _results(around, stores.results))
     face_carrier = FaceCarrier(stores.vectors, face_models, finder, faces)
@@ -105,20 +105,20 @@ def open_webhooks(around: Surroundings, stores: Stores, tokens: JobTokens) -> We
     """Return what tells of the end of jobs; where there is a secret to sign with, it is kept running."""
     settings = around.settings
     poster = Poster(settings.webhook_allow, settings.webhook_networks)
-    around.closing.push_async_callback(poster.close)
+    around.closing.close_with(poster.close)
     webhooks = Webhooks(
         stores.outbox, poster, tokens, settings.webhook_secret, clock=around.clock, log=around.log,
         metrics=around.metrics,
     )  # fmt: skip
     if around.is_serving and webhooks.is_on:
-        around.keep_running(webhooks.run())
+        around.closing.keep_running(webhooks.run())
     return webhooks
 
 
 def _image_intake(around: Surroundings) -> ImageIntake:
     settings = around.settings
     fetcher = Fetcher(settings.image_url_allow, max_bytes=settings.max_request_size_bytes)
-    around.closing.push_async_callback(fetcher.close)
+    around.closing.close_with(fetcher.close)
     intake = ImageIntake(
         fetcher, around.clock, max_bytes=settings.max_request_size_bytes, max_pixels=settings.max_image_pixels
     )

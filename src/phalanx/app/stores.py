@@ -6,11 +6,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
+from phalanx.app.closing import Closing
 from phalanx.ports import (
     AuditLog,
     Broadcast,
@@ -122,18 +121,8 @@ class Surroundings:
     new_id: Callable[[], str]
     log: Log
     metrics: Metrics
-    closing: AsyncExitStack
+    closing: Closing
     is_serving: bool
-
-    def keep_running(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside everything else, until the worker closes."""
-        task = asyncio.create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        self.closing.push_async_callback(end)
 
 
 async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestOpen) -> Stores:
@@ -144,7 +133,7 @@ async def open_stores(around: Surroundings, secret: Secret, oldest_open: OldestO
     settings, closing = around.settings, around.closing
     await asyncio.to_thread(migrate, settings.database)
     database = _open_database(settings)
-    closing.push_async_callback(database.close)
+    closing.close_with(database.close)
     redis = None if settings.redis_url is None else _open_redis(settings.redis_url, closing)
     usage = await _open_usage(around, database, redis, oldest_open)
     cache, results = _open_caches(around)
@@ -198,9 +187,9 @@ def _open_database(settings: Settings) -> Database:
     return open_database(settings.database, min_connections=least, max_connections=most)
 
 
-def _open_redis(url: str, closing: AsyncExitStack) -> Redis:
+def _open_redis(url: str, closing: Closing) -> Redis:
     redis = open_redis(url)
-    closing.push_async_callback(redis.aclose)
+    closing.close_with(redis.aclose)
     return redis
 
 
@@ -224,7 +213,7 @@ async def _open_usage(
         around.metrics.gauge("phalanx_usage_waiting_bytes").set_function(lambda: file.waiting_bytes)
     usage = JournaledUsageLog(SqlUsageLog(database), journal, log=log, oldest_open=oldest_open)
     await usage.open()
-    around.closing.push_async_callback(usage.close)
+    around.closing.close_with(usage.close)
     return usage
 
 
@@ -237,14 +226,14 @@ async def _open_limiter(around: Surroundings, redis: Redis | None, usage: UsageL
         return limiter
     shared = RedisLimiter(redis, clock)
     if not around.is_serving:
-        around.closing.push_async_callback(shared.close)
+        around.closing.close_with(shared.close)
         return shared
     limits = SharedLimits(
         shared, MemoryLimiter(clock), RedisWorkers(redis), usage, clock, log=log,
         worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", least_workers=around.settings.workers,
     )  # fmt: skip
     await limits.start()
-    around.closing.push_async_callback(limits.close)
+    around.closing.close_with(limits.close)
     around.metrics.gauge("phalanx_limits_degraded").set_function(lambda: float(limits.degraded))
     return limits
 
@@ -260,7 +249,7 @@ def _open_caches(around: Surroundings) -> tuple[VectorCache, ResultCache]:
     more_vectors = RedisCache(redis, VECTORS, ttl_s=ttl_s, log=log)
     more_results = RedisCache(redis, RESULTS, ttl_s=ttl_s, log=log)
     for one in (more_vectors, more_results):
-        around.closing.push_async_callback(one.close)
+        around.closing.close_with(one.close)
     tiers = {number: around.metrics.counter("phalanx_cache_hits", str(number)) for number in (1, 2)}
 
     def count(tier: int, hits: int) -> None:
@@ -274,14 +263,14 @@ def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret)
         return MemoryIdempotencyStore(around.clock)
     lease_s = around.settings.request_timeout_ms / 1e3 + CLAIM_MARGIN_S
     store = RedisIdempotencyStore(redis, log=around.log, lease_s=lease_s)
-    around.closing.push_async_callback(store.close)
+    around.closing.close_with(store.close)
     return SealedAnswers(store, secret)
 
 
 async def _open_jobs(around: Surroundings) -> BullJobs:
     assert around.settings.jobs_url is not None
     queued = BullJobs(around.settings.jobs_url, around.settings.job_queues)
-    around.closing.push_async_callback(queued.close)
+    around.closing.close_with(queued.close)
     return queued
 
 
@@ -290,10 +279,10 @@ async def _open_vectors(around: Surroundings) -> VectorStore:
     settings = around.settings
     if settings.qdrant_url is not None:
         server = await open_qdrant(settings.qdrant_url, settings.qdrant_api_key)
-        around.closing.push_async_callback(server.close)
+        around.closing.close_with(server.close)
         return server
     if settings.is_shared or settings.workers > 1:
         return RefusedVectorStore(ONE_PROCESS)
     store = EdgeVectorStore(settings.data_dir / "vectors", log=around.log)
-    around.closing.push_async_callback(store.close)
+    around.closing.close_with(store.close)
     return store

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from phalanx.app.closing import Closing
 from phalanx.app.collections import take_up_collections
 from phalanx.app.models import TOKEN_BUDGET, Kind, WorkerModels, needed_rosters, open_registry, open_store
 from phalanx.app.services import open_services, open_webhooks
@@ -69,7 +70,7 @@ class App:
     log: Log
     stores: Stores
     webhooks: Webhooks
-    closing: AsyncExitStack
+    closing: Closing
 
     @property
     def services(self) -> Services:
@@ -93,7 +94,7 @@ class App:
         on: by default as many as the CPU quota allows. `only` leaves out the other models.
         """
         self.models.threads, self.models.only = threads, only
-        self.closing.push_async_callback(self.rollouts.close)
+        self.closing.close_with(self.rollouts.close)
         if self.settings.fallback == "simulated":
             self.log.warning("FALLBACK=simulated: stand-ins answer for models that are missing or fail")
             self.models.start_stand_ins()
@@ -111,12 +112,12 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
     new_id = Uuid7(clock)
     tiers, signing = tier_policies(settings), signing_keys(settings)
     job_tokens = JobTokens(signing, issuer=settings.jwt_issuer, clock=clock)
-    async with AsyncExitStack() as closing:
+    async with Closing(log) as closing:
         around = Surroundings(settings, clock, new_id, log, metrics, closing, is_serving)
         stores = await open_stores(around, load_secret(settings), open_calls.oldest)
         keyring = Keyring(stores.keys, stores.sessions, clock, log=log, on_check=_counting_checks(metrics))
         await keyring.start(stores.changes, stores.broadcast, is_shared=stores.is_shared)
-        closing.push_async_callback(keyring.close)
+        closing.close_with(keyring.close)
         soft_quotas = SoftQuotas(stores.usage, clock)
         gate = Gate(
             keyring=keyring, tokens=TokenVerifier(signing, issuer=settings.jwt_issuer, clock=clock),
@@ -151,11 +152,11 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         trail = AuditTrail(stores.audit, clock=clock, new_id=new_id, log=log)
         entrance = Entrance(gate, services, stores.idempotency, trail)
         if is_serving:
-            around.keep_running(soft_quotas.watch())
+            around.closing.keep_running(soft_quotas.watch())
             if "collections" in served - set(settings.remote):
-                around.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
+                around.closing.keep_running(take_up_collections(entrance, table()["collections.reembed"], stores, log))
             if settings.usage_retention_days:
-                around.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
+                around.closing.keep_running(expire_events(stores.usage, settings.usage_retention_days, log))
         here = {name: row for name, row in rows.items() if row.service is None or row.service in served}
         elsewhere = {name: row for name, row in rows.items() if name not in here}
         yield App(

@@ -20,6 +20,7 @@ import uvloop
 
 import phalanx
 from phalanx.app import ONE_PROCESS, App, build, http_edge, own_worker
+from phalanx.app.closing import Closing
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
@@ -220,15 +221,11 @@ async def _worker(
 
             beside.append(grpc_server(app, requests=requests, port=grpc_port if grpc_port >= 0 else None))
         lag.start()
-        works = [load_and_watch(app), _watch_readiness(app, tell_ready), _run_jobs(app, requests)]
-        tasks = [asyncio.create_task(work) for work in works]
-        try:
+        async with Closing(app.log) as closing:
+            closing.callback(lag.stop)
+            for work in (load_and_watch(app), _watch_readiness(app, tell_ready), _run_jobs(app, requests)):
+                closing.keep_running(work)
             yield app, edge, beside
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            lag.stop()
     app.log.info("stopped")
 
 

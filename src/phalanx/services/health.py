@@ -265,7 +265,8 @@ class HealthService:
         started = time.perf_counter()
         error = None
         try:
-            await asyncio.wait_for(self._asked[name].ping(), timeout=PING_TIMEOUT_S)
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self._asked[name].ping()
             self._answered[name] = self._clock.monotonic()
         except TimeoutError:
             error = f"no answer within {PING_TIMEOUT_S:g} s"

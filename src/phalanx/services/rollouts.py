@@ -241,7 +241,8 @@ class Rollouts:
         self, name: str, version: str, runner: Runner[Any, Any], release: Callable[[], None], gone: asyncio.Event
     ) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(gone.wait(), self._linger_s)
+            async with asyncio.timeout(self._linger_s):
+                await gone.wait()
         await self._end(runner, release)
         if not self._is_served(name, version):
             self._health.forget(name, version)

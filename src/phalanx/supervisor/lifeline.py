@@ -130,7 +130,8 @@ class Lifeline:
             self._send(Report(families), must=True)
         self._writer.close()
         with suppress(TimeoutError, ConnectionError):
-            await asyncio.wait_for(self._writer.wait_closed(), LAST_WORDS_S)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._writer.wait_closed()
 
     def _collect(self) -> list[Family] | None:
         try:

@@ -117,7 +117,8 @@ class WorkerProcess:
         self._status = await self._process.wait()
         # A child that it left behind may hold the line open.
         with suppress(TimeoutError):
-            await asyncio.wait_for(listening, LAST_WORDS_S)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await listening
 
     def tell(self, message: ToWorker) -> None:
         """Tell the worker something; one that has ended does not mind."""

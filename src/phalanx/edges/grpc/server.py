@@ -125,7 +125,8 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         if not at_once and self._drain_delay_s:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._drain_delay_s)
+                async with asyncio.timeout(self._drain_delay_s):
+                    await self._hurry.wait()
         stopping = asyncio.create_task(self._server.stop(self._drain_timeout_s))
         hurrying = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,7 +135,8 @@ class GrpcServer:
             # A second stop shortens the first.
             await self._server.stop(0)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping, CANCELLED_S)
+            async with asyncio.timeout(CANCELLED_S):
+                await stopping
 
     async def _keep_looking(self) -> None:
         while True:

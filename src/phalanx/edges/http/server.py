@@ -210,7 +210,8 @@ class HttpServer:
         if unfinished:
             self._log.warning("calls cancelled", calls=len(unfinished))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finished(), CANCELLED_S)
+                async with asyncio.timeout(CANCELLED_S):
+                    await self._finished()
         for connection in self._open():
             connection.abort()
         await asyncio.sleep(0)
