@@ -106,7 +106,7 @@ async def is_cached(cache: VectorCache, organisation: str, *, spec: TextSpec = S
     """Embed one text for an organisation, in a worker of its own, and say whether it was in the cache."""
     registry: Any = OneModel(spec)
     ticket: Any = SimpleNamespace(
-        caller=SimpleNamespace(subject=organisation), tenant=organisation, cached_for=organisation, deadline=0.0,
+        caller=SimpleNamespace(subject=organisation), tenant=organisation, cached_for=organisation, deadline=0.0, followed_by=None,
         meter=Meter(),
     )  # fmt: skip
     service = TextService(registry, cache, share_cache=shared)
