@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -197,12 +197,19 @@ class Fetcher:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, force_close=True, limit=32)
-            self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=HEADERS, trust_env=False,
-                auto_decompress=False, raise_for_status=False, max_line_size=8190, max_field_size=8190,
-            )  # fmt: skip
+            self._session = open_session(self._resolver, HEADERS)
         return self._session
+
+
+def open_session(resolver: AbstractResolver, headers: Mapping[str, str]) -> aiohttp.ClientSession:
+    """Return a session for URLs that callers sent: each connection is to an address that the resolver has checked, without
+    cookies, the environment's proxies, or what expands.
+    """
+    connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True, limit=32)
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers, trust_env=False, auto_decompress=False,
+        raise_for_status=False, max_line_size=8190, max_field_size=8190,
+    )  # fmt: skip
 
 
 def _literal(host: str) -> Address | None:

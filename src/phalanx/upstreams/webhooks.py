@@ -10,9 +10,19 @@ import aiohttp
 from yarl import URL
 
 from phalanx.errors import InvalidRequest, PhalanxError, UpstreamFailed
-from phalanx.upstreams.fetch import MAX_URL_CHARS, Address, AllowedHosts, CheckedResolver, Lookup, is_public, lookup
+from phalanx.upstreams.fetch import (
+    MAX_URL_CHARS,
+    Address,
+    AllowedHosts,
+    CheckedResolver,
+    Lookup,
+    is_public,
+    lookup,
+    open_session,
+)
 
 TIMEOUT_S = 10.0
+HEADERS = {"Content-Type": "application/json", "User-Agent": "Phalanx"}
 GONE = 410
 
 
@@ -83,12 +93,7 @@ class Poster:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, force_close=True, limit=32)
-            self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, raise_for_status=False,
-                headers={"Content-Type": "application/json", "User-Agent": "Phalanx"}, auto_decompress=False,
-                max_line_size=8190, max_field_size=8190,
-            )  # fmt: skip
+            self._session = open_session(self._resolver, HEADERS)
         return self._session
 
 
