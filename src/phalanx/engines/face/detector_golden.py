@@ -96,9 +96,11 @@ def check_detector(detector: FaceDetector, weights: tuple[str, str] | None = Non
     golden = stored_golden()
     exact = weights == golden.weights
     allowed = MAX_DEVIATION[detector.backend.precision] if exact else MAX_DEVIATION_OF_OTHERS
-    found = detector.run(golden_looks())
+    looks = golden_looks()
+    # What comes alone may be looked at by another network than what comes with others.
+    found = [*detector.run(looks), *(detector.run([look])[0] for look in looks)]
     return DetectorResult(
-        max(deviation(faces, look.face()) for faces, look in zip(found, golden.looks, strict=True)), allowed
+        max(deviation(faces, look.face()) for faces, look in zip(found, golden.looks * 2, strict=True)), allowed
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from phalanx.engines.face.detector import roll_of
@@ -65,7 +64,7 @@ def assess(image: Image, face: Face, *, scale: float = 1.0) -> FaceQuality:
     `scale` is how many pixels of the original one of `image` stands for. The overall figure is the product of the
     measures, each to the power of its weight in `WEIGHTS`.
     """
-    seen = measure_quality(_crop(image, face.box))
+    seen = measure_quality(_crop(image, face.box), measured_side=SIDE)
     yaw, pitch = _turns(face)
     measures = {
         "sharpness": seen.sharpness.score,
@@ -101,16 +100,11 @@ def completeness(image: Image, box: Box) -> float:
 
 
 def _crop(image: Image, box: Box) -> Image:
-    """Return what of a face's box lies in the image, its longer side `SIDE` pixels if that shrinks it."""
+    """Return what of a face's box lies in the image, at least a pixel."""
     height, width = image.shape[:2]
     left, top = min(width - 1, max(0, round(box.x))), min(height - 1, max(0, round(box.y)))
     right, bottom = max(left + 1, round(box.x + box.width)), max(top + 1, round(box.y + box.height))
-    part = image[top:bottom, left:right]
-    shrink = SIDE / max(part.shape[:2])
-    if shrink < 1:
-        size = (max(1, round(part.shape[1] * shrink)), max(1, round(part.shape[0] * shrink)))
-        return cv2.resize(part, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    return part
+    return image[top:bottom, left:right]
 
 
 def _eye_distance(face: Face) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from phalanx.engines.image.exif import orientation_of
@@ -25,6 +26,7 @@ MAX_SEGMENTS = 4096
 """Segments of a JPEG before its first scan: 10 MB of metadata have about 160. As many take a few milliseconds to read."""
 
 FILL = re.compile(rb"\xff+")
+SCAN = re.compile(rb"\xff\xda")
 MAX_SCANS = 64
 """Scans of a progressive JPEG: encoders write about ten, and each is a pass over all pixels for the decoder."""
 
@@ -146,7 +148,7 @@ def _jpeg(data: bytes) -> Header:
     if data.rfind(b"\xff\xd9", place) < 0:
         raise broken("it is truncated: the end marker is missing")
     # The first scan's own marker lies before `place`.
-    scans = 1 + data.count(b"\xff\xda", place)
+    scans = 1 + sum(1 for _ in islice(SCAN.finditer(data, place), MAX_SCANS))
     if scans > MAX_SCANS:
         raise broken(f"it has more than {MAX_SCANS} scans")
     return Header("jpeg", frame[0], frame[1], orientation=orientation or 1, scans=scans)
