@@ -34,8 +34,8 @@ check: .venv/dev ## Lint, types, import contracts, generated documents
 bench: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Measure every claim against the stored baseline; B=name runs one
 	$(BIN)/python benchmarks/run.py $(B)
 
-soak: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load
-	$(BIN)/python benchmarks/soak.py
+soak: .venv/dev $(SCHEMA) $(MODEL_FOLDERS) servers ## Run the long tests: ten minutes of mixed load; SERVICES=faces,images,vectors: a worker without texts
+	$(BIN)/python benchmarks/soak.py $(if $(SERVICES),--services $(SERVICES))
 
 fuzz: .venv/dev $(MODEL_FOLDERS) ## Send 10,000 damaged images, or COUNT; SEED=n repeats
 	$(BIN)/python benchmarks/fuzz.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))

@@ -3,6 +3,8 @@
 Clients send texts of all lengths in every dialect, new ones and old ones, large requests, bad requests, and one in four times
 images of all kinds and sizes, or vectors; some send slowly, some read slowly, some leave in the middle. Those who leave have a key of their own, since only the worker
 knows how far their calls came; for all others the ledger must hold exactly what they were answered.
+
+    .venv/bin/python benchmarks/soak.py --services faces,images,vectors     # a face application's worker: no texts
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ CLIENTS = 24
 PAUSE_S = 0.05
 SAMPLE_S = 2.0
 GROWTH_BAR_MIB = 1.0
+FACES = "faces,images,vectors"
+FACES_BAR_MIB = 600.0
 IMAGES = 0.25
 """The part of the requests that are of images and vectors."""
 TIMEOUT_S = 60.0
@@ -106,9 +110,9 @@ BAD: tuple[Callable[[Texts], Asked], ...] = (
 MANNERS = (("plain", 0.86), ("sends slowly", 0.03), ("reads slowly", 0.03), ("leaves", 0.08))
 
 
-def draw_request(texts: Texts) -> Asked:
-    """Draw what a client sends next: one in ten is bad, and those that are good are sent in any manner."""
-    asked = _draw_good(texts)
+def draw_request(texts: Texts, images: float) -> Asked:
+    """Draw what a client sends next: one in ten is bad, those that are good are sent in any manner, `images` is the part of images."""
+    asked = _draw_good(texts, images)
     if asked is None:
         return texts.draw.choice(BAD)(texts)
     if asked.status != 200:
@@ -117,9 +121,9 @@ def draw_request(texts: Texts) -> Asked:
     return asked._replace(manner=manner)
 
 
-def _draw_good(texts: Texts) -> Asked | None:
+def _draw_good(texts: Texts, images: float) -> Asked | None:
     """Draw a request, or None where it is to be a bad one of texts."""
-    if texts.draw.random() < IMAGES:
+    if texts.draw.random() < images:
         call = draw_call(texts.draw)
         return Asked(call.path, call.body, call.status, headers=(("Content-Type", call.content_type),))
     return texts.draw.choice(GOOD)(texts) if texts.draw.random() >= 0.1 else None
@@ -144,15 +148,15 @@ class Tally:
 class Client:
     """One client: its requests one after the other, on one connection for as long as that lasts."""
 
-    def __init__(self, port: int, keys: dict[str, str], tally: Tally, seed: int) -> None:
-        self._port, self._keys, self._tally = port, keys, tally
+    def __init__(self, port: int, keys: dict[str, str], tally: Tally, seed: int, images: float) -> None:
+        self._port, self._keys, self._tally, self._images = port, keys, tally, images
         self._texts = Texts(seed)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, until: float) -> None:
         """Send until `until`, by `time.monotonic()`."""
         while time.monotonic() < until:
-            asked = draw_request(self._texts)
+            asked = draw_request(self._texts, self._images)
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     await self._send(asked)
@@ -235,13 +239,13 @@ class Memory:
         return float(slope), float(half[0, 1]), float(half[-1, 1])
 
 
-async def soak(worker: Worker, seconds: float) -> tuple[Tally, Memory]:
+async def soak(worker: Worker, seconds: float, images: float) -> tuple[Tally, Memory]:
     """Load the worker for a while."""
     keys = {owner: worker.make_key(owner) for owner in (STAYING, LEAVING)}
     tally, memory = Tally(), Memory(worker)
     watching = asyncio.create_task(memory.watch())
     until = time.monotonic() + seconds
-    await asyncio.gather(*(Client(worker.port, keys, tally, seed).run(until) for seed in range(CLIENTS)))
+    await asyncio.gather(*(Client(worker.port, keys, tally, seed, images).run(until) for seed in range(CLIENTS)))
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
@@ -258,8 +262,10 @@ async def ledger(url: str) -> dict[str, UsageTotals]:
         await database.close()
 
 
-def rows(tally: Tally, memory: Memory, totals: dict[str, UsageTotals], status: int) -> list[Row]:
-    """Return the rows."""
+def rows(
+    tally: Tally, memory: Memory, totals: dict[str, UsageTotals], status: int, most_mib: float | None
+) -> list[Row]:
+    """Return the rows; `most_mib` is the bar of the memory."""
     slope, first, last = memory.growth()
     kept, gone = totals[STAYING], totals[LEAVING]
     recorded = kept.requests - kept.errors
@@ -267,8 +273,8 @@ def rows(tally: Tally, memory: Memory, totals: dict[str, UsageTotals], status: i
     return [
         Row(claim="memory's growth in the second half", measured=slope, unit="MiB/min", better="lower",
             bar=GROWTH_BAR_MIB, note=f"{first:.0f} to {last:.0f} MiB"),
-        Row(claim="the most memory of a worker with all services", measured=max(mib for _, mib in memory.samples), unit="MiB",
-            better="lower", note="texts too; bench_faces has the bar for a worker without them"),
+        Row(claim="the most memory of the worker", measured=max(mib for _, mib in memory.samples), unit="MiB",
+            better="lower", bar=most_mib, note="without texts" if most_mib else "all services; one without texts has a bar"),
         Row(claim="answers of another status than deserved", measured=tally.wrong.total(), unit="answers",
             better="lower", bar=0, note=wrong or f"{tally.overloads} overloads"),
         Row(claim="connections that broke", measured=tally.broken, unit="connections", better="lower", bar=0),
@@ -284,13 +290,16 @@ def main() -> int:
     """Soak one worker and print what came of it; returns 1 when something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long [600]")
+    parser.add_argument("--services", choices=("all", FACES), default="all", help="what the worker serves [all]")
     arguments = parser.parse_args()
+    is_faces = arguments.services == FACES
     # Where others use the machine too, an answer may take longer than a worker allows by itself.
-    with Worker(scope="text,faces,images,vectors", environ={"REQUEST_TIMEOUT": "30000"}) as worker:
-        tally, memory = asyncio.run(soak(worker, arguments.seconds))
+    environ = {"REQUEST_TIMEOUT": "30000", **({"SERVICES": FACES} if is_faces else {})}
+    with Worker(scope=FACES if is_faces else f"text,{FACES}", environ=environ) as worker:
+        tally, memory = asyncio.run(soak(worker, arguments.seconds, 1.0 if is_faces else IMAGES))
         status = worker.stop()
         totals = asyncio.run(ledger(worker.database))
-    found = rows(tally, memory, totals, status)
+    found = rows(tally, memory, totals, status, FACES_BAR_MIB if is_faces else None)
     console().print(table(found, f"{arguments.seconds:.0f} s"))
     return int(any(row.verdict == "FAIL" for row in found))
 
