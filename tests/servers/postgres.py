@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ class PostgresServer(ServerProcess):
     """One PostgreSQL cluster, with any number of databases. The superuser is `postgres`, trusted on the loopback."""
 
     account = "postgres"
+    end = signal.SIGQUIT  # A killed one leaves a segment of shared memory, which the system has few of.
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from servers.watchdog import watch
+
 START_S = 30.0
 
 
@@ -27,6 +29,9 @@ class ServerProcess:
 
     account: str | None = None
     """The system user that runs the server when the tests run as root."""
+
+    end = signal.SIGKILL
+    """The quickest signal after which nothing is left behind."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -62,6 +67,7 @@ class ServerProcess:
                 self.command(), user=self.user, group=self.user, extra_groups=[] if self.user else None,
                 cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        watch(self._process.pid, self.folder)
         deadline = time.monotonic() + START_S
         while not self.answers():
             if not self.is_running or time.monotonic() > deadline:
@@ -86,7 +92,10 @@ class ServerProcess:
 
     def remove(self) -> None:
         """End the server and delete its data."""
-        self.kill()
+        try:
+            self.stop(self.end)
+        except subprocess.TimeoutExpired:
+            self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from servers.watchdog import watch
+
 PHALANX = str(Path(sys.executable).parent / "phalanx")
 START_S = 60.0
 
@@ -40,6 +42,7 @@ class WorkerProcess:
         }  # fmt: skip
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(command, env=self.environ, stderr=out, stdout=out, cwd=folder)
+        watch(self.process.pid)
         listening = self.wait_for_line(started)
         self.host, self.port = str(listening.get("host", "")), int(listening.get("port", 0))
         self.url = f"http://{self.host}:{self.port}"
