@@ -8,8 +8,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+
+from phalanx.edges.http.app import DIALECTS
+from phalanx.edges.http.dialects import DialectRoute
 
 MODEL = "all-MiniLM-L6-v2"
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -289,6 +293,18 @@ def test_no_more_is_tokenised_than_an_answer_holds(worker: Any, path: str, body:
     assert b"1048576" in answer.body
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "problem"), [("/embed_all", "inputs", "error"), ("/v1/text/embed-tokens", "texts", "detail")]
+)
+def test_an_answer_holds_so_many_vectors_of_tokens(worker: Any, path: str, field: str, problem: str) -> None:
+    """Nothing is computed of what would be hundreds of megabytes; the sentence says what to send instead."""
+    answer = worker.post(path, {field: ["a " * 300] * 43})
+    assert answer.status == 413
+    said = answer.json[problem]
+    assert "11008 tokens with 384 numbers" in said
+    assert "10922 tokens: send the texts in several requests" in said
+
+
 def test_tei_similarity(worker: Any) -> None:
     """A bare list of cosines."""
     body = {"inputs": {"source_sentence": "a cat", "sentences": ["a cat", "a kitten", "a lorry"]}}
@@ -339,6 +355,34 @@ def test_ollama_long_input_without_truncation_is_refused(worker: Any) -> None:
     """400 in the original's envelope."""
     answer = worker.post("/api/embed", {"model": MODEL, "input": "word " * 400, "truncate": False})
     assert (answer.status, ollama(answer.json)) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "route", [route for dialect in DIALECTS for route in dialect.routes], ids=lambda route: str(route.path)
+)
+def test_null_stands_for_what_may_be_left_out(worker: Any, route: DialectRoute) -> None:
+    """SDKs send null for options that their caller did not set."""
+
+    def answer(body: dict[str, Any]) -> Any:
+        found = worker.request(route.method, route.path, json_body=body)
+        assert found.status == 200, found.body
+        # What is remembered and how long it took differ from call to call.
+        return (
+            {k: v for k, v in found.json.items() if k not in ("cached", "total_duration")}
+            if isinstance(found.json, dict)
+            else found.json
+        )
+
+    example = route.examples[0]
+    optional = [field.encode_name for field in msgspec.structs.fields(route.wire) if not field.required]
+    assert answer(dict.fromkeys(optional) | example) == answer(example)
+
+
+def test_nested_null_stands_for_what_may_be_left_out(worker: Any) -> None:
+    """TEI's parameters have options of their own."""
+    inputs = {"source_sentence": "a", "sentences": ["b"]}
+    nulls = {"truncate": None, "truncation_direction": None, "prompt_name": None}
+    assert worker.post("/similarity", {"inputs": inputs, "parameters": nulls}).status == 200
 
 
 def test_dialects_ignore_what_the_original_ignores(worker: Any) -> None:

@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from phalanx.engines.image.header import read_header
+from phalanx.operations.images import DOT
+
 PATH = "/v1/images/process"
 
 
@@ -80,6 +83,39 @@ def test_who_accepts_an_image_gets_its_bytes(worker: Any, path: str) -> None:
     failed = worker.post(path, {"image": "AAAA"}, headers={"accept": "image/*"})
     assert failed.status == 422
     assert "json" in failed.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/process-image"])
+@pytest.mark.parametrize(
+    ("accept", "operations", "given"),
+    [
+        ("image/webp", [], "webp"),
+        ("image/jpeg", HALF, "jpeg"),
+        ("Image/PNG;q=0.9, */*;q=0.1", HALF, "png"),
+        ("image/webp", [{"convert": {"format": "jpeg"}}], "jpeg"),
+        ("image/jpeg, image/webp", HALF, "png"),
+        ("image/webp, image/*", HALF, "png"),
+        ("image/avif", HALF, "png"),
+    ],
+    ids=["one", "with steps", "with qualities", "convert says", "several", "any", "not written"],
+)
+def test_an_image_comes_in_the_one_format_that_is_accepted(
+    worker: Any, path: str, accept: str, operations: list[Any], given: str
+) -> None:
+    """Where `convert` says nothing; where several are accepted, the format stays."""
+    answer = worker.post(path, {"image": text(picture()), "operations": operations}, headers={"accept": accept})
+    assert (answer.status, answer.headers["content-type"]) == (200, f"image/{given}")
+    assert read_header(answer.body, max_pixels=10_000).format == given
+
+
+@pytest.mark.parametrize(
+    "request_", [{"images": [DOT]}, {"image": DOT, "return_image": False}], ids=["several", "none"]
+)
+def test_where_no_image_is_the_answer_accept_changes_nothing(worker: Any, request_: dict[str, Any]) -> None:
+    """It is JSON, in which images have the format that they had."""
+    answer = worker.post(PATH, request_, headers={"accept": "image/webp"})
+    assert answer.status == 200
+    assert answer.json.get("results", [answer.json])[0]["format"] == "png"
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, image/png", "text/html, image/webp"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from phalanx.edges.http.codec import needs_no_body
+from phalanx.engines.runner import Runner
+from phalanx.errors import DeadlineExceeded
 from phalanx.operations import Body, Kind, Operation, index, table
+from phalanx.operations.images import DOT
 
 ROWS = table()
 WITH_EXAMPLE = [row for row in ROWS.values() if row.examples]
@@ -179,6 +183,33 @@ def test_every_answer_carries_id_and_timing(worker: Any) -> None:
     assert [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")] == ["queue", "engine", "total"]
     assert answer.headers["x-model"] == "all-MiniLM-L6-v2"
     assert answer.headers["x-model-version"]
+
+
+def timing(answer: Any) -> dict[str, float]:
+    parts = (part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    return {name: float(ms) for name, ms in parts}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/text/embed", {"texts": ["never seen"]}), ("/v1/faces/detect", {"image": DOT, "min_confidence": 0.987})],
+    ids=["text", "face"],
+)
+def test_a_failure_says_how_long_it_waited(
+    worker: Any, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes too late has waited, and who was refused at the door has not."""
+
+    async def too_late(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(0.05)
+        raise DeadlineExceeded
+
+    monkeypatch.setattr(Runner, "submit", too_late)
+    late = worker.post(path, body)
+    assert (late.status, list(timing(late))) == (504, ["queue", "engine", "total"])
+    assert 25 < timing(late)["queue"] <= timing(late)["total"]
+    refused = worker.post(path, body, key=None)
+    assert (refused.status, timing(refused)["queue"], timing(refused)["engine"]) == (401, 0, 0)
 
 
 @pytest.mark.parametrize("unsafe", ["a b", "x" * 129, "a\tb", "é"])

@@ -14,6 +14,9 @@ MAX_TEXTS = 2048
 MAX_TOKENIZED_CHARS = 1_048_576
 """Characters of all texts whose tokens are asked for: each may be a token, of about 70 bytes in the answer."""
 
+MAX_TOKEN_NUMBERS = 4 * 2**20
+"""Numbers of all vectors of tokens in one answer: 16 MiB as float32, about 50 MB as JSON."""
+
 TokenIds = list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
 Text = str | TokenIds
 """A text, or the ids of its tokens in the model's vocabulary (special tokens are dropped and added anew)."""
@@ -72,7 +75,7 @@ class EmbedResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedTokensRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Texts whose token vectors, before pooling, are wanted."""
+    """Texts whose token vectors, before pooling, are wanted: of 4,194,304 numbers in all, tokens times dimensions."""
 
     texts: list[Text]
     model: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -100,7 +101,12 @@ def is_quick(header: Header) -> bool:
 async def submit(ticket: Ticket, runner: Runner[P, R], items: Sequence[P]) -> list[R]:
     """Compute items and meter the time; the first that fails fails all."""
     submissions = [Submission(item) for item in items]
-    results = await runner.submit(submissions, tenant=ticket.tenant, deadline=ticket.deadline)
+    queued_at = time.monotonic()
+    try:
+        results = await runner.submit(submissions, tenant=ticket.tenant, deadline=ticket.deadline)
+    except PhalanxError:
+        ticket.meter.queue_s += time.monotonic() - queued_at
+        raise
     values = []
     queue_s = engine_s = 0.0
     for result in results:

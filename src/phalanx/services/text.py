@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 
 from phalanx.contract.text import (
     MAX_TEXTS,
+    MAX_TOKEN_NUMBERS,
     MAX_TOKENIZED_CHARS,
     EmbedItem,
     EmbedRequest,
@@ -121,7 +123,7 @@ class TextService:
         return served, found, await _near_or_far(len(found) <= INLINE_VECTORS, finish_all)
 
     async def embed_tokens(self, ticket: Ticket, request: EmbedTokensRequest) -> EmbedTokensResponse:
-        """Return the vector of every token, before pooling. Errors as `embed`; nothing is cached."""
+        """Return the vector of every token, before pooling. Errors as `embed`, and `TooLarge` for an answer of too many numbers; nothing is cached."""
         served = self._models.text(request.model, ticket.caller.subject)
         _check(served, len(request.texts), request.prompt, None)
         found = [Embedded() for _ in request.texts]
@@ -268,13 +270,20 @@ class TextService:
         ready = await _near_or_far(sum(len(texts[i]) for i in indices) <= INLINE_CHARS, prepare)
         if not ready:
             return
+        if want_tokens:
+            _refuse_many_numbers(served, sum(one.used_tokens for _, one in ready))
         submissions = [Submission(one, keys[index] if keys is not None else None) for index, one in ready]
         # In parts only where somebody follows: between two of them the engine may be idle.
         part = FOLLOWED_PART if ticket.followed_by is not None and share else len(submissions)
         results: list[Any] = []
         for begin in range(0, len(submissions), part):
             some = submissions[begin : begin + part]
-            results += await served.runner.submit(some, tenant=ticket.tenant, deadline=ticket.deadline)
+            queued_at = time.monotonic()
+            try:
+                results += await served.runner.submit(some, tenant=ticket.tenant, deadline=ticket.deadline)
+            except PhalanxError:
+                ticket.meter.queue_s += time.monotonic() - queued_at
+                raise
             if share and len(found) > 1:
                 done = len(found) - len(submissions) + len(results)
                 ticket.report(share * done / len(found))
@@ -303,6 +312,17 @@ def _check(served: ServedText, count: int, prompt: str | None, dimensions: int |
     if dimensions is not None and not 1 <= dimensions <= spec.dimensions:
         raise InvalidRequest(
             f"dimensions is {dimensions}; the model {spec.name!r} gives 1 to {spec.dimensions}", param="dimensions"
+        )
+
+
+def _refuse_many_numbers(served: ServedText, tokens: int) -> None:
+    """Refuse, before anything is computed, vectors of tokens that together are too many for one answer."""
+    dimensions = served.model.spec.dimensions
+    if tokens * dimensions > MAX_TOKEN_NUMBERS:
+        raise TooLarge(
+            f"the vectors of {tokens} tokens with {dimensions} numbers each are {tokens * dimensions} numbers; an answer holds "
+            f"{MAX_TOKEN_NUMBERS}, that is {MAX_TOKEN_NUMBERS // dimensions} tokens: send the texts in several requests",
+            param="texts",
         )
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from phalanx.edges.call_facts import log_line
 from phalanx.edges.credentials import credential_of
 from phalanx.edges.fields import fold
 from phalanx.edges.grpc.status import Metadata, call_metadata
@@ -87,35 +88,14 @@ class Exchange:
 
     def log_line(self) -> dict[str, Any]:
         """Return the fields of the canonical line, under the names that they have for HTTP."""
-        line: dict[str, Any] = {
-            "request_id": self.request_id,
-            "method": "gRPC",
-            "route": self.operation.grpc,
-            "operation": self.operation.name,
-            "dialect": "grpc",
-            "status": self.status,
-            "code": self.tag,
-            "ms": round((time.perf_counter() - self.received_at) * 1e3, 3),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "address": self.address,
-        }
-        call = self.call
-        if call is not None and call.caller is not None:
-            line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
-            if call.on_behalf_of:
-                line["on_behalf_of"] = call.on_behalf_of
-        meter = call.meter if call is not None else None
-        if meter is not None:
-            line |= {
-                "tokens": meter.tokens,
-                "items": meter.items,
-                "cached": meter.cached,
-                "model": meter.model,
-                "queue_ms": round(meter.queue_s * 1e3, 3),
-                "engine_ms": round(meter.engine_s * 1e3, 3),
-            }
-        return line
+        return log_line(
+            self,
+            method="gRPC",
+            route=self.operation.grpc,
+            operation=self.operation.name,
+            dialect="grpc",
+            status=self.status,
+        )
 
 
 _REPEATED = b" repeated"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -12,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from phalanx.edges.call_facts import server_timing
 from phalanx.edges.limit_headers import limit_headers
 from phalanx.errors import PhalanxError
 from phalanx.services.ticket import Call
@@ -68,14 +68,11 @@ def call_metadata(
     call: Call | None, id_name: str, request_id: str, received_at: float
 ) -> list[tuple[str, str | bytes]]:
     """Return what every answer says: the request's id, times in milliseconds, the model, limits. `received_at` is perf_counter's."""
-    total = (time.perf_counter() - received_at) * 1e3
+    found: list[tuple[str, str | bytes]] = [(id_name, request_id), ("server-timing", server_timing(call, received_at))]
     meter = call.meter if call else None
-    if call is None or meter is None:
-        found: list[tuple[str, str | bytes]] = [(id_name, request_id), ("server-timing", f"total;dur={total:.3f}")]
-    else:
-        timing = f"queue;dur={meter.queue_s * 1e3:.3f}, engine;dur={meter.engine_s * 1e3:.3f}, total;dur={total:.3f}"
+    if meter is not None:
         used = f"units={meter.units}, tokens={meter.tokens}, cached={meter.cached}, items={meter.items}"
-        found = [(id_name, request_id), ("server-timing", timing), ("x-usage", used)]
+        found.append(("x-usage", used))
         if meter.model:
             found += (("x-model", meter.model), ("x-model-version", meter.model_version))
             found += (("x-simulated", "true"),) if meter.simulated else ()

@@ -26,6 +26,7 @@ from phalanx.edges.http.codec import (
 from phalanx.edges.http.cors import VARY
 from phalanx.edges.http.dialects import DialectRoute
 from phalanx.edges.http.exchange import Exchange
+from phalanx.edges.http.image_answers import as_accepted, wants_image
 from phalanx.edges.http.problems import problem_of
 from phalanx.edges.json_body import BodyDecoder, encode_json
 from phalanx.errors import InvalidRequest, PhalanxError, UnsupportedMediaType
@@ -50,17 +51,6 @@ def _open_call(exchange: Exchange) -> Call:
 def _fingerprint(inbound: Call, *parts: bytes) -> None:
     if inbound.idempotency_key is not None:
         inbound.fingerprint = hashlib.sha256(b"\0".join(parts)).digest()
-
-
-def wants_image(exchange: Exchange, operation: Operation, response: Any) -> bool:
-    """Whether to answer with the response's image alone: the row may, there is one, and Accept names images, not JSON."""
-    return (
-        Body.IMAGE in operation.answers
-        and exchange.accepts("image/")
-        and not exchange.accepts("/json")
-        and not exchange.accepts("text/html")
-        and response.image is not None
-    )
 
 
 class OperationEndpoint:
@@ -88,14 +78,15 @@ class OperationEndpoint:
                 data = await read_whole(exchange.chunks(), self._max_body_bytes)
             query = exchange.scope["query_string"]
             _fingerprint(inbound, exchange.path.encode(), query, data)
-            return await self._codec.decode(body, data, exchange.headers, params, query)
+            request = await self._codec.decode(body, data, exchange.headers, params, query)
+            return as_accepted(exchange, self._operation, request)
 
         response = await call(self._entrance, self._operation, inbound, read)
         if isinstance(response, Stream):
             await _send_stream(
                 exchange, response, default=NDJSON if self._operation.kind is Kind.CLIENT_STREAM else SSE
             )
-        elif wants_image(exchange, self._operation, response):
+        elif wants_image(exchange, self._operation) and response.image is not None:
             await exchange.respond(200, response.image, f"image/{response.format}")
         elif body is Body.VECTORS:
             await exchange.respond(200, encode_vectors(response), OCTETS)
@@ -144,10 +135,10 @@ class DialectEndpoint:
                 wire = decode_vectors(route.wire, data, parse_query(query))
             else:
                 wire = await self._decoder.decode(data)
-            return route.decode(wire)
+            return as_accepted(exchange, self._operation, route.decode(wire))
 
         response = await call(self._entrance, self._operation, inbound, read)
-        if wants_image(exchange, self._operation, response):
+        if wants_image(exchange, self._operation) and response.image is not None:
             await exchange.respond(200, response.image, f"image/{response.format}")
             return
         answer = route.encode(wire, response, inbound)

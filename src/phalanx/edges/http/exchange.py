@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from phalanx.edges.call_facts import log_line, server_timing
 from phalanx.edges.fields import Field
 from phalanx.edges.http.codec import JSON, media_type
 from phalanx.edges.http.problems import PROBLEM_JSON, problem_body
@@ -174,7 +175,7 @@ class Exchange:
     def _headers(self, extra: Iterable[Field] | None) -> list[Field]:
         headers = [
             (self.request_id_header, self.request_id.encode()),
-            (b"server-timing", self._timing()),
+            (b"server-timing", server_timing(self.call, self.received_at).encode()),
             self.caching,
             *self.extra,
         ]
@@ -196,41 +197,9 @@ class Exchange:
             headers += extra
         return headers
 
-    def _timing(self) -> bytes:
-        total = (time.perf_counter() - self.received_at) * 1e3
-        meter = self.call.meter if self.call else None
-        if meter is None:
-            return b"total;dur=%.3f" % total
-        return b"queue;dur=%.3f, engine;dur=%.3f, total;dur=%.3f" % (meter.queue_s * 1e3, meter.engine_s * 1e3, total)
-
     def log_line(self) -> dict[str, Any]:
-        """Return the fields of the canonical line: everything worth knowing of this request, once."""
-        line: dict[str, Any] = {
-            "request_id": self.request_id,
-            "method": self.method,
-            "route": self.route,
-            "operation": self.operation,
-            "dialect": self.dialect,
-            "status": self.status or CLIENT_LEFT,
-            "code": self.tag,
-            "ms": round((time.perf_counter() - self.received_at) * 1e3, 3),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "address": self.address,
-        }
-        if self.peer != self.address:
-            line["peer"] = self.peer
-        call = self.call
-        if call is not None and call.caller is not None:
-            line["organisation"], line["key_id"] = call.caller.organisation, call.caller.key_id
-        meter = call.meter if call is not None else None
-        if meter is not None:
-            line |= {
-                "tokens": meter.tokens,
-                "items": meter.items,
-                "cached": meter.cached,
-                "model": meter.model,
-                "queue_ms": round(meter.queue_s * 1e3, 3),
-                "engine_ms": round(meter.engine_s * 1e3, 3),
-            }
-        return line
+        """Return the fields of the canonical line."""
+        return log_line(
+            self, method=self.method, route=self.route, operation=self.operation, dialect=self.dialect,
+            status=self.status or CLIENT_LEFT, peer="" if self.peer == self.address else self.peer,
+        )  # fmt: skip

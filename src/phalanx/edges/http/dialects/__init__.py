@@ -1,7 +1,7 @@
 """Dialects: the shapes of other systems around the same rows, so that their clients work unchanged.
 
 A dialect is pure functions: its wire struct to the row's request, the row's response to its answer, an error to its
-envelope. Dialect structs ignore the fields that the original ignores.
+envelope. Dialect structs ignore the fields that the original ignores, and take null for any that may be left out, as SDKs send it.
 """
 
 from __future__ import annotations

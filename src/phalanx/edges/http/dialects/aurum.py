@@ -40,14 +40,17 @@ class AurumProcessRequest(Struct, frozen=True, kw_only=True):
 
     image: ImageInput | None = None
     images: ImageInputs | None = None
-    operations: Steps = []
-    return_image: bool = True
+    operations: Steps | None = None
+    return_image: bool | None = True
 
 
 def decode_process(wire: AurumProcessRequest) -> ProcessRequest:
     """Pass on what is known."""
     return ProcessRequest(
-        image=wire.image, images=wire.images, operations=wire.operations, return_image=wire.return_image
+        image=wire.image,
+        images=wire.images,
+        operations=wire.operations or [],
+        return_image=wire.return_image is not False,
     )
 
 
@@ -64,7 +67,7 @@ class AurumDetectRequest(Struct, frozen=True, kw_only=True):
 
     image: ImageInput | None = None
     images: ImageInputs | None = None
-    min_confidence: Confidence = 0.5
+    min_confidence: Confidence | None = 0.5
     max_faces: Annotated[int, Meta(ge=1)] | None = None
 
 
@@ -73,15 +76,19 @@ class AurumEmbedRequest(Struct, frozen=True, kw_only=True):
 
     image: ImageInput | None = None
     images: ImageInputs | None = None
-    face: Literal["largest", "all"] | Annotated[int, Meta(ge=0)] = "largest"
-    aligned: bool = False
-    min_confidence: Confidence = 0.5
+    face: Literal["largest", "all"] | Annotated[int, Meta(ge=0)] | None = "largest"
+    aligned: bool | None = False
+    min_confidence: Confidence | None = 0.5
+
+
+def _confidence(wire: AurumDetectRequest | AurumEmbedRequest) -> float:
+    return max(MIN_CONFIDENCE, 0.5 if wire.min_confidence is None else wire.min_confidence)
 
 
 def decode_detect(wire: AurumDetectRequest) -> DetectRequest:
     """Pass on what is known; a confidence below what tells a face from noise becomes that."""
     return DetectRequest(
-        image=wire.image, images=wire.images, min_confidence=max(MIN_CONFIDENCE, wire.min_confidence),
+        image=wire.image, images=wire.images, min_confidence=_confidence(wire),
         max_faces=wire.max_faces,
     )  # fmt: skip
 
@@ -94,8 +101,9 @@ def encode_detect(wire: AurumDetectRequest, response: DetectResponse, call: Call
 def decode_embed(wire: AurumEmbedRequest) -> EmbedFacesRequest:
     """As `decode_detect`."""
     return EmbedFacesRequest(
-        image=wire.image, images=wire.images, face=wire.face, aligned=wire.aligned,
-        min_confidence=max(MIN_CONFIDENCE, wire.min_confidence),
+        image=wire.image, images=wire.images, face="largest" if wire.face is None else wire.face,
+        aligned=bool(wire.aligned),
+        min_confidence=_confidence(wire),
     )  # fmt: skip
 
 
@@ -114,14 +122,14 @@ class AurumSimilarityRequest(Struct, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=1)] | None = None
     left: Rows | None = None
     right: Rows | None = None
-    metric: Metric = "cosine"
+    metric: Metric | None = "cosine"
 
 
 def decode_similarity(wire: AurumSimilarityRequest) -> VectorSimilarityRequest:
     """Pass on what is known."""
     return VectorSimilarityRequest(
         a=wire.a, b=wire.b, query=wire.query, candidates=wire.candidates, top_k=wire.top_k, left=wire.left,
-        right=wire.right, metric=wire.metric,
+        right=wire.right, metric=wire.metric or "cosine",
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ class OllamaEmbedRequest(Struct, frozen=True):
     """One text or several; too long a text is cut unless `truncate` is false. `options` and `keep_alive` do nothing."""
 
     model: str
-    input: str | list[str] = ""
-    truncate: bool = True
+    input: str | list[str] | None = None
+    truncate: bool | None = True
     dimensions: Annotated[int, Meta(ge=0)] | None = None
     options: dict[str, Any] | None = None
     keep_alive: str | int | float | None = None
@@ -39,7 +39,7 @@ class OllamaEmbeddingsRequest(Struct, frozen=True):
     """The older form: one prompt."""
 
     model: str
-    prompt: str = ""
+    prompt: str | None = None
     options: dict[str, Any] | None = None
     keep_alive: str | int | float | None = None
 
@@ -63,7 +63,7 @@ def decode_embed(wire: OllamaEmbedRequest) -> EmbedRequest:
     return EmbedRequest(
         texts=list(texts),
         model=_model(wire.model),
-        truncate="end" if wire.truncate else "none",
+        truncate="none" if wire.truncate is False else "end",
         dimensions=wire.dimensions or None,
     )
 

@@ -18,8 +18,8 @@ class OpenAIEmbeddingRequest(Struct, frozen=True):
     """`input` is a text, texts, one text's token ids, or a list of such; ids are of the served model's vocabulary."""
 
     input: Input
-    model: str = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: str | None = None
 

@@ -15,7 +15,7 @@ class SmallyRequest(Struct, frozen=True):
     """One text; the vector is of unit length only when asked for."""
 
     text: str
-    normalize: bool = False
+    normalize: bool | None = False
 
 
 class SmallyResponse(Struct, frozen=True):
@@ -38,7 +38,7 @@ def decode(wire: SmallyRequest) -> EmbedRequest:
     """Refuse empty text as the original does; too long a text is an error, not cut."""
     if not wire.text.strip():
         raise InvalidRequest("text is empty; send at least one character that is not white space", param="text")
-    return EmbedRequest(texts=[wire.text], normalize=wire.normalize, truncate="none")
+    return EmbedRequest(texts=[wire.text], normalize=bool(wire.normalize), truncate="none")
 
 
 def encode(wire: SmallyRequest, response: EmbedResponse, call: Call) -> SmallyResponse:

@@ -33,9 +33,9 @@ class TeiEmbedRequest(Struct, frozen=True):
 
     inputs: Input
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Direction | None = "Right"
     prompt_name: str | None = None
-    normalize: bool = True
+    normalize: bool | None = True
     dimensions: Annotated[int, Meta(ge=1)] | None = None
 
 
@@ -44,7 +44,7 @@ class TeiEmbedAllRequest(Struct, frozen=True):
 
     inputs: Input
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Direction | None = "Right"
     prompt_name: str | None = None
 
 
@@ -52,7 +52,7 @@ class TeiTokenizeRequest(Struct, frozen=True):
     """Texts to tokenise."""
 
     inputs: str | list[str]
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
     prompt_name: str | None = None
 
 
@@ -77,7 +77,7 @@ class TeiSimilarityParameters(Struct, frozen=True):
     """How the sentences are cut and prompted."""
 
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Direction | None = "Right"
     prompt_name: str | None = None
 
 
@@ -95,10 +95,10 @@ class TeiError(Struct, frozen=True):
     error_type: str
 
 
-def _truncate(wanted: bool | None, direction: Direction) -> Truncate:
+def _truncate(wanted: bool | None, direction: Direction | None) -> Truncate:
     if wanted is False:
         return "none"
-    return "start" if direction.lower() == "left" else "end"
+    return "start" if direction in ("Left", "left") else "end"
 
 
 def decode_embed(wire: TeiEmbedRequest) -> EmbedRequest:
@@ -106,7 +106,7 @@ def decode_embed(wire: TeiEmbedRequest) -> EmbedRequest:
     return EmbedRequest(
         texts=texts_of(wire.inputs, "inputs"),
         truncate=_truncate(wire.truncate, wire.truncation_direction),
-        normalize=wire.normalize,
+        normalize=wire.normalize is not False,
         dimensions=wire.dimensions,
         prompt=wire.prompt_name,
     )
@@ -143,7 +143,8 @@ def _refuse(items: Sequence[EmbedItem]) -> None:
 def decode_tokenize(wire: TeiTokenizeRequest) -> TokenizeRequest:
     """One text or several."""
     texts = [wire.inputs] if isinstance(wire.inputs, str) else wire.inputs
-    return TokenizeRequest(texts=texts, add_special_tokens=wire.add_special_tokens, prompt=wire.prompt_name)
+    special = wire.add_special_tokens is not False
+    return TokenizeRequest(texts=texts, add_special_tokens=special, prompt=wire.prompt_name)
 
 
 def encode_tokenize(wire: TeiTokenizeRequest, response: TokenizeResponse, call: Call) -> list[list[TeiToken]]:
