@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
 
 from phalanx.contract.keys import Scope, Tier
 from phalanx.ports import Grant
@@ -79,14 +81,14 @@ class Answering(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Meter:
+class Meter(msgspec.Struct):
     """What a call has used so far; services add to it, the gate bills it, edges show it. Seconds and counts."""
 
     units: int = 0
     tokens: int = 0
     cached: int = 0
     items: int = 0
+    pixels: int = 0
     model: str = ""
     model_version: str = ""
     queue_s: float = 0.0
@@ -110,8 +112,8 @@ Follow = Callable[[Step], None]
 """Is told each step as it happens, on the event loop; it returns at once and raises nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+# Made for every call: a struct of msgspec takes a tenth of the time of a frozen dataclass.
+class Ticket(msgspec.Struct, frozen=True):
     """Proof of admission. Only the gate makes one; it stays open until the last byte of the answer.
 
     `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds. `on_behalf_of` is whom the caller, a worker
@@ -132,7 +134,7 @@ class Ticket:
     address: str = ""
     user_agent: str = ""
     grant: Grant | None = None
-    meter: Meter = field(default_factory=Meter)
+    meter: Meter = msgspec.field(default_factory=Meter)
     on_behalf_of: str = ""
     followed_by: Follow | None = None
     is_job: bool = False
@@ -153,8 +155,7 @@ class Ticket:
         return f"{self.tenant}\x1f{self.on_behalf_of}" if self.on_behalf_of else self.tenant
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One call under way, as its edge sees it: what it sent, and what became of it so far.
 
     `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
