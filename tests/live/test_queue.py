@@ -130,9 +130,10 @@ def test_what_redis_has_of_a_job_may_be_broken(start: Start, producer: Producer)
     """None of it stays with the worker for ever: each job fails with the reason, or runs where it may."""
     harmless = (("progress", b"{"), ("returnvalue", b"{"), ("opts", b'{"backoff": 5}'), ("delay", b"1.5"))
     fatal = (
-        ("data", b"{"), ("data", b'"\xff"'), ("data", b"[" * 100_000), ("opts", b"["), ("opts", b'{"attempts": "three"}'),
+        ("ats", b"x"), ("data", b"{"), ("data", b'"\xff"'), ("data", b"[" * 100_000), ("opts", b"["), ("opts", b'{"attempts": "three"}'),
         ("opts", b'{"removeOnComplete": [1]}'), ("timestamp", b"soon"), ("atm", b"x"), ("stc", b"x"), ("parent", b"{"),
-        ("phx:at", b"x"),
+        ("phx:at", b"x"), ("ats", b"1.5"), ("ats", b"9" * 30), ("atm", b"1e3"), ("ats", b""),
+        ("parent", b"{}"), ("parentKey", b"x"),
     )  # fmt: skip
     ids = producer.add("text.embed", {"texts": ["x"]}, len(harmless) + len(fatal))
 
@@ -142,9 +143,11 @@ def test_what_redis_has_of_a_job_may_be_broken(start: Start, producer: Producer)
             await client.hset(f"bull:jobs:{job_id}", field, value)
 
     producer.run(damage)
-    start()
+    start(QUEUE_CONCURRENCY="1")
     producer.wait(completed=len(harmless), failed=len(fatal))
     assert {producer.reason(one)["code"] for one in ids[len(harmless) :]} == {"invalid_request"}
+    stumbled = f"bull:jobs:{ids[len(harmless)]}"
+    assert producer.run(lambda queue: queue.backend.conn.hget(stumbled, "stc")) is None
 
 
 def test_without_redis_or_queues_there_is_nothing_to_work_on(tmp_path: Path, environ: dict[str, str]) -> None:

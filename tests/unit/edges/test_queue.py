@@ -121,7 +121,8 @@ SOUND = {
         {"opts": '{"delay": -1, "removeOnComplete": true, "removeOnFail": {"age": 60, "count": null}}'},
         {"delay": "1500.5", "priority": "-1"},
         {"progress": "{", "stacktrace": "[", "returnvalue": "{"},
-        {"parent": '{"id": "1", "queueKey": "bull:other"}'},
+        {"parent": '{"id": "1", "queueKey": "bull:other"}', "parentKey": "bull:other:1"},
+        {"parentKey": "bull:other:1", "ats": "-1"},
     ],
 )
 def test_a_job_of_any_producer_is_read(changes: dict[str, str]) -> None:
@@ -152,6 +153,10 @@ def test_a_job_of_any_producer_is_read(changes: dict[str, str]) -> None:
         ({"stc": "inf"}, "stc", ("stc",)),
         ({"phx:at": "\udcff"}, "phx:at", ("phx:at",)),
         ({"parent": "{"}, "parent", ("parent",)),
+        ({"parent": "{}", "parentKey": "bull:other:1"}, "parent", ("parent", "parentKey")),
+        ({"parentKey": "x"}, "parent", ("parentKey",)),
+        ({"ats": "x"}, "ats", ("ats",)),
+        ({"ats": "1.5", "atm": "1e3"}, "ats", ("ats", "atm")),
     ],
 )
 def test_a_job_that_cannot_be_read_says_why(changes: dict[str, str], said: str, broken: tuple[str, ...]) -> None:

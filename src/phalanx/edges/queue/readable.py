@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-NUMBERS = ("timestamp", "delay", "priority", "processedOn", "finishedOn", "ats", "atm", "attemptsMade", "stc")
+NUMBERS = ("timestamp", "delay", "priority", "processedOn", "finishedOn", "attemptsMade")
 """Fields of BullMQ's that it takes for whole numbers; another worker's way to back off may have left a fraction."""
+COUNTERS = ("ats", "atm", "stc")
+"""Fields that its scripts count up: whole numbers as Redis writes them. `ats` is one before the job is handed out."""
 UNUSED = ("progress", "stacktrace", "parent", "returnvalue")
 """Fields that BullMQ decodes and nobody here looks at."""
 LARGEST = 2**53
@@ -27,14 +29,17 @@ class Readable(NamedTuple):
 
 
 def readable(raw: Mapping[str, Any], ours: tuple[str, ...] = ()) -> Readable:
-    """Return what can be read of a job's hash. `ours` are numbers beside BullMQ's own."""
+    """Return what can be read of a job's hash. `ours` are counters beside BullMQ's own."""
     fields = {name: value for name, value in raw.items() if name not in UNUSED}
-    numbers = {name: _whole(fields.pop(name)) for name in (*NUMBERS, *ours) if name in fields}
+    numbers = {name: _whole(fields.pop(name)) for name in NUMBERS if name in fields}
+    numbers |= {name: _count(fields.pop(name)) for name in (*COUNTERS, *ours) if name in fields}
     fields |= {name: str(number) for name, number in numbers.items() if number is not None}
     broken = tuple(name for name, number in numbers.items() if number is None)
     problem = f"the job's {broken[0]} is no number" if broken else _problem(fields.get("opts", "{}"))
-    if not _is_json(raw.get("parent", "{}"), dict):
-        broken, problem = (*broken, "parent"), "the job's parent is not JSON"
+    if not _names_parent(raw):
+        broken += tuple(name for name in ("parent", "parentKey") if name in raw)
+        problem = "the job's parent cannot be read"
+        fields.pop("parentKey", None)
     if problem:
         fields["opts"] = "{}"
     # The data are for the row; those of a repeated job go on to its next.
@@ -62,6 +67,16 @@ def _problem(options: str) -> str:
     return ""
 
 
+def _names_parent(raw: Mapping[str, Any]) -> bool:
+    """Whether a job has no parent, or one that BullMQ's scripts can name: `{id, queueKey}`, or by its key alone."""
+    if "parent" not in raw:
+        return ":" in raw.get("parentKey", ":")
+    if not _is_json(raw["parent"], dict):
+        return False
+    parent = json.loads(raw["parent"])
+    return isinstance(parent.get("id"), str | int) and isinstance(parent.get("queueKey"), str)
+
+
 def _is_keep(wanted: Any) -> bool:
     if isinstance(wanted, dict):
         return all(_is_number(wanted[name]) for name in ("age", "count", "limit") if wanted.get(name) is not None)
@@ -83,6 +98,11 @@ def _whole(text: str) -> int | None:
     except ValueError:
         return None
     return int(number) if _is_number(number) else None
+
+
+def _count(text: str) -> int | None:
+    number = _whole(text)
+    return number if str(number) == text else None
 
 
 def _is_json(text: str, kind: type = object) -> bool:

@@ -113,6 +113,27 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             return None
         return job
 
+    async def moveToActive(self, token: str) -> Any:  # noqa: N802 - BullMQ's name
+        """Fetch a job, one too that BullMQ's script stumbled over."""
+        try:
+            return await super().moveToActive(token)
+        except Exception as error:
+            raw, job_id = await self._stumbled_over(error, token)
+            return await self.nextJobFromJobData(raw, job_id, token=token)
+
+    async def _stumbled_over(self, error: Exception, token: str, done: str = "") -> tuple[dict[str, str], str]:
+        """Return what Redis has of the job, and its id, that was handed to us by a script which then failed; or raise its error.
+
+        It counts the attempt up last: where that is no number, the job is active and locked, and nobody was told.
+        """
+        active = [] if self.isConnectionError(error) else await self.client.lrange(self.backend.toKey("active"), 0, -1)
+        for job_id in active:
+            key = self.backend.toKey(job_id)
+            if job_id != done and await self.client.get(f"{key}:lock") == token:
+                raw = await self.client.hgetall(key)
+                return raw, job_id
+        raise error
+
     async def nextJobFromJobData(  # noqa: N802 - BullMQ's name
         self, job_data: Any = None, job_id: Any = None, limit_until: int = 0, delay_until: int = 0, token: Any = None
     ) -> Any:
@@ -247,7 +268,11 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             keys, args = self.backend.scripts.moveToCompletedArgs(job, None, keep, token, more)
             # In place of None's JSON; the result is JSON already.
             args[3] = outcome.result.decode()
-            return "completed", await self.backend.scripts.moveToFinished(job.id, keys, args)
+            try:
+                return "completed", await self.backend.scripts.moveToFinished(job.id, keys, args)
+            except Exception as error:
+                # It fetches the next one when this is done.
+                return "completed", (*await self._stumbled_over(error, token, job.id), 0, 0)
         fields: dict[str, Any] = {ALONE: 0} if job.phalanx_found.fields.get(ALONE) or job.stalledCounter else {}
         if outcome is None or outcome.is_limit:
             after_s = max(after_s, outcome.after_s if outcome else 0.0)
