@@ -68,6 +68,7 @@ def test_a_person_comes_is_found_and_goes(gallery: Gallery) -> None:
     assert face["candidates"][0]["face_id"] == made["face"]["id"]
     assert 0 < face["candidates"][0]["score"] < found["threshold"] == 0.6
     assert found["search"]["compared"] == 1
+    assert found["landmarks_estimated"] == ["left_mouth", "right_mouth"]
     assert gallery.ok("GET", "/persons") == {"persons": [{"id": "eileen", "faces": 1}], "faces": 1, "complete": True}
     assert gallery.ok("GET", "/persons/eileen") == {"id": "eileen", "count": 1, "faces": [made["face"]]}
     assert gallery.ok("DELETE", "/persons/eileen") == {"id": "eileen", "deleted": 1}

@@ -90,6 +90,10 @@ def test_faces_are_embedded_and_compared_by_it(own: Any) -> None:
     first = own.post("/v1/faces/embed", {"image": PORTRAIT, "detector": "My-YuNet"})
     second = own.post("/v1/faces/embed", {"image": PORTRAIT})
     assert (first.status, second.status) == (200, 200), first.body
+    assert first.json["landmarks_estimated"] == []
+    assert second.json["landmarks_estimated"] == ["left_mouth", "right_mouth"]
+    aligned = own.post("/v1/faces/embed", {"image": PORTRAIT, "aligned": True})
+    assert (aligned.status, "landmarks_estimated" in aligned.json) == (200, False)
     assert np.linalg.norm(np.subtract(first.json["embedding"], second.json["embedding"])) < 0.3
     pair = own.post("/v1/faces/compare", {"images": [PORTRAIT, PORTRAIT], "detector": "My-YuNet"})
     assert (pair.status, pair.json["same"]) == (200, True), pair.body
@@ -117,7 +121,7 @@ def test_galleries_are_pinned_to_their_detector(own: Any) -> None:
         if status == 400:
             assert "detector is" in answer.json["detail"]
     found = own.post("/v1/collections/by-yunet/identify", {"image": PORTRAIT})
-    assert found.json["faces"][0]["person_id"] == "eileen"
+    assert (found.json["faces"][0]["person_id"], found.json["landmarks_estimated"]) == ("eileen", [])
     other = own.request("PUT", "/v1/collections/words", json_body={"kind": "texts", "detector": "My-YuNet"})
     assert other.status == 400
 

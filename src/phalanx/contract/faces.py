@@ -160,7 +160,8 @@ class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of one image the `embedding` of one face, or with `face` all its `faces`; of `images` the `results`.
 
     Two faces count as one person's when their `metric` is at most (euclidean) or at least (cosine) `threshold`;
-    `threshold_meaning` says what that was measured on.
+    `threshold_meaning` says what that was measured on. `landmarks_estimated` is as in `DetectResponse`; aligned images have
+    none.
     """
 
     model: str
@@ -168,6 +169,7 @@ class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     threshold: float
     threshold_meaning: str
     dimensions: int
+    landmarks_estimated: list[str] | None = None
     embedding: Embedding | None = None
     quality: float | None = None
     confidence: float | None = None

@@ -177,13 +177,14 @@ class IdentifyResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of one `image` its `faces`; of `images` the `results` in their order; and by what they were told apart.
 
     `moved` is there while the gallery moves to another network and only the part of it that has arrived, 0 to 1, could be
-    looked at.
+    looked at. `landmarks_estimated` is as in `DetectResponse`.
     """
 
     model: str
     metric: Literal["euclidean", "cosine", "dot"]
     threshold: float
     search: SearchMeaning
+    landmarks_estimated: list[str] | None = None
     faces: list[IdentifiedFace] | None = None
     results: list[IdentifyResult] | None = None
     moved: float | None = None

@@ -123,7 +123,7 @@ class FaceService:
             rest["cached"] = results[0].cached
         return EmbedFacesResponse(
             model=served.name, metric=spec.metric, threshold=spec.threshold, threshold_meaning=spec.meaning,
-            dimensions=spec.dimensions, **rest,
+            dimensions=spec.dimensions, landmarks_estimated=detector.estimated if detector else None, **rest,
         )  # fmt: skip
 
     async def compare(self, ticket: Ticket, request: CompareFacesRequest) -> CompareFacesResponse:

@@ -183,7 +183,7 @@ class GalleryService:
         return IdentifyResponse(
             model=contract.model, metric=contract.metric, threshold=threshold,
             search=describe_search(contract, threshold, compared, pinned.embedder.embedder.spec.meaning), moved=moved,
-            **rest,
+            landmarks_estimated=pinned.detector.estimated, **rest,
         )  # fmt: skip
 
     async def persons(self, ticket: Ticket, request: ListPersonsRequest) -> ListPersonsResponse:

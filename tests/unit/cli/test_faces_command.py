@@ -54,6 +54,7 @@ class Services:
         self.requests: list[Any] = []
         self.seen: list[bytes] = []
         self.fails: dict[bytes, list[BaseException]] = {}
+        self.estimated: list[str] | None = ["left_mouth", "right_mouth"]
 
     def image(self, data: bytes) -> Any:
         return data
@@ -83,7 +84,7 @@ class Services:
             faces = [EmbeddedFace(embedding=vector, quality=0.5, confidence=0.9, bbox=BOX, landmarks=MARKS)] * count
             return EmbedFacesResponse(
                 model="m", metric="euclidean", threshold=0.6, threshold_meaning="measured", dimensions=4,
-                results=[EmbedFacesResult(faces=faces)],
+                landmarks_estimated=self.estimated, results=[EmbedFacesResult(faces=faces)],
             )  # fmt: skip
         return CompareFacesResponse(
             distance=0.4, threshold=0.6, threshold_meaning="measured", metric="euclidean", same=True,
@@ -316,6 +317,19 @@ def test_pictures_are_drawn_upright_and_in_full_size(services: Services) -> None
     assert plain[320, 160].tolist() == plain[400, 50].tolist() == [255, 0, 0]
     assert plain[320, 163, 2] > 150 > plain[320, 163, 0]
     assert plain[479, 639].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("estimated", [["left_mouth", "right_mouth"], [], None], ids=["both", "none", "not said"])
+def test_what_is_estimated_is_drawn_as_a_ring(services: Services, estimated: list[str] | None) -> None:
+    files(a=saved(quarters(640, 480), "JPEG"))
+    services.estimated = estimated
+    result = run("embed", "a.jpg", "--draw", "drawn")
+    assert lines(result.stdout)[0]["landmarks_estimated"] == estimated
+    drawn = cv2.imread("drawn/a.jpg")
+    assert drawn is not None
+    # A ring leaves its middle as the picture has it, blue; a dot is red.
+    blue, _, red = drawn[320, 160]
+    assert bool(blue > red) is bool(estimated)
 
 
 def test_nothing_is_drawn_over_what_is_looked_at(services: Services) -> None:

@@ -83,7 +83,9 @@ class Services:
             person_id="ann", candidates=[candidate], bbox=BOX, landmarks=MARKS, quality=1, confidence=1
         )  # type: ignore[assignment]
         meaning = SearchMeaning(compared=1, false_match_rate=None, false_positive_rate=None, meaning="")
-        return IdentifyResponse(model="m", metric="euclidean", threshold=0.6, search=meaning, faces=[face])  # type: ignore[list-item]
+        return IdentifyResponse(
+            model="m", metric="euclidean", threshold=0.6, search=meaning, faces=[face], landmarks_estimated=[]
+        )  # type: ignore[list-item]
 
     def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]]) -> Any:
         async def once() -> Any:
@@ -197,7 +199,7 @@ def test_who_it_is_is_said_and_drawn(services: Services) -> None:
     result = run("identify", "staff", "people", "--draw", "drawn")
     assert result.exit_code == 0, result.output
     assert [line["faces"][0]["person_id"] for line in lines(result)] == ["ann"] * 3
-    assert lines(result)[0]["search"]["compared"] == 1
+    assert (lines(result)[0]["search"]["compared"], lines(result)[0]["landmarks_estimated"]) == (1, [])
     assert sorted(str(path) for path in Path("drawn").rglob("*.jpg")) == [
         "drawn/ann/1.jpg", "drawn/ann/2.jpg", "drawn/bob/1.jpg",
     ]  # fmt: skip

@@ -40,7 +40,6 @@ from phalanx.contract.faces import (
     FoundFace,
 )
 from phalanx.engines.face.drawing import Mark
-from phalanx.engines.face.facts import MOUTH_CORNERS
 from phalanx.errors import InvalidRequest
 
 DEFAULT_CONFIDENCE = 0.5
@@ -157,10 +156,12 @@ def embed(
                 return Line(picture.name, {}, "", error=result.error)
             faces = result.faces or []
             if drawings is not None:
-                await drawings.add(picture, data, [mark for one in faces if (mark := _mark(one))], MOUTH_CORNERS)
+                marks = [mark for one in faces if (mark := _mark(one))]
+                await drawings.add(picture, data, marks, answer.landmarks_estimated or ())
             fields = {
-                "faces": faces, "model": answer.model, "metric": answer.metric, "threshold": answer.threshold,
-                "threshold_meaning": answer.threshold_meaning, "dimensions": answer.dimensions,
+                "faces": faces, "landmarks_estimated": answer.landmarks_estimated, "model": answer.model,
+                "metric": answer.metric, "threshold": answer.threshold, "threshold_meaning": answer.threshold_meaning,
+                "dimensions": answer.dimensions,
             }  # fmt: skip
             qualities = ", ".join(f"{one.quality:.2f}" for one in faces)
             words = (

@@ -45,7 +45,6 @@ from phalanx.contract.gallery import (
     ListPersonsRequest,
 )
 from phalanx.engines.face.drawing import Mark
-from phalanx.engines.face.facts import MOUTH_CORNERS
 from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
 
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection of faces.")]
@@ -213,8 +212,11 @@ def _identifying(asks: Asks, told: Sitting, template: IdentifyRequest, drawings:
         faces = answer.faces or []
         if drawings is not None:
             marks = [Mark(one.bbox, one.landmarks, _label(one)) for one in faces]
-            await drawings.add(picture, data, marks, MOUTH_CORNERS)
-        fields = {name: getattr(answer, name) for name in ("faces", "model", "metric", "threshold", "search")}
+            await drawings.add(picture, data, marks, answer.landmarks_estimated or ())
+        fields = {
+            name: getattr(answer, name)
+            for name in ("faces", "landmarks_estimated", "model", "metric", "threshold", "search")
+        }
         words = "".join(f"\n  {_said(one)}" for one in faces)
         return Line(picture.name, fields, f"{picture.name}: {counted(len(faces))}{words}", len(faces))
 
