@@ -63,7 +63,7 @@ def decode(data: bytes, *, max_pixels: int, max_side: int | None = None, header:
         raise broken("its pixels cannot be decoded")
     pixels: Any = raw
     if header.has_alpha:
-        pixels = _on_white(raw)
+        pixels = _on_white(raw, header)
     elif divisor > 1:
         pixels = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
     if pixels.shape[:2] != (-(-header.height // divisor), -(-header.width // divisor)):
@@ -88,8 +88,12 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return cast("Pixels", turned if flip is None else cv2.flip(turned, flip))
 
 
-def _on_white(raw: Any) -> Pixels:
+def _on_white(raw: Any, header: Header) -> Pixels:
     """Return RGB of what OpenCV decodes unchanged: grey, BGR or BGRA of 8 or 16 bits, alpha not premultiplied."""
+    if raw.ndim == 2 and header.transparent_grey is not None:
+        # Of grey it forgets which level is transparent.
+        white = 2 ** max(8, header.bits) - 1
+        raw[raw == header.transparent_grey * white // (2**header.bits - 1)] = white
     if raw.dtype == np.uint16:
         raw = (raw >> 8).astype(np.uint8)
     if raw.ndim == 2:

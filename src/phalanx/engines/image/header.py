@@ -47,6 +47,7 @@ class Header(NamedTuple):
     """What is known before decoding. `width` and `height` are as stored, before the orientation turns them.
 
     `bits` are those of one channel as stored; `frames` is 1 but for animations, `scans` but for progressive JPEG.
+    `transparent_grey` is the level, as stored, that a grey PNG has for what is transparent.
     """
 
     format: Format
@@ -57,6 +58,7 @@ class Header(NamedTuple):
     frames: int = 1
     orientation: int = 1
     scans: int = 1
+    transparent_grey: int | None = None
 
     @property
     def is_turned(self) -> bool:
@@ -165,9 +167,12 @@ def _png(data: bytes) -> Header:
     if max(width, height) >= 2**31:
         raise broken(f"its size is {width} × {height}")
     has_alpha, frames, orientation, has_pixels = colour in (4, 6), 1, 1, False
+    transparent_grey: int | None = None
     for kind, start, size in _chunks(data, 8, ">I4s", extra=4):
         if kind == b"tRNS":
             has_alpha = True
+            if colour == 0:
+                (transparent_grey,) = struct.unpack_from(">H", data, start)
         elif kind == b"acTL":
             frames = max(1, *struct.unpack_from(">I", data, start))
         elif kind == b"eXIf":
@@ -180,7 +185,7 @@ def _png(data: bytes) -> Header:
         raise broken("it is truncated: the end chunk is missing")
     if not has_pixels:
         raise broken("it has no pixels")
-    return Header("png", width, height, bits, has_alpha, frames, orientation)
+    return Header("png", width, height, bits, has_alpha, frames, orientation, transparent_grey=transparent_grey)
 
 
 def _chunks(data: bytes, place: int, form: str, *, extra: int) -> Iterator[tuple[bytes, int, int]]:
@@ -198,15 +203,20 @@ def _chunks(data: bytes, place: int, form: str, *, extra: int) -> Iterator[tuple
     raise broken(f"it has more than {MAX_CHUNKS} chunks")
 
 
+WEBP_ALPHA = 0x10
+"""The flag of an extended WebP any of whose frames has transparency (RFC 9649 §2.7.1)."""
+
+
 def _webp(data: bytes) -> Header:
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
         raise broken(f"it is truncated: its header promises {size + 8} bytes, it has {len(data)}")
     canvas: tuple[int, int] | None = None
     stored: tuple[int, int, bool] | None = None
-    frames, orientation = 0, 1
+    frames, orientation, has_alpha = 0, 1, False
     for kind, start, length in _chunks(data[: size + 8], 12, "<4sI", extra=0):
         if kind == b"VP8X":
+            has_alpha = bool(data[start] & WEBP_ALPHA)
             canvas = (_u24(data, start + 4) + 1, _u24(data, start + 7) + 1)
         elif kind in (b"VP8 ", b"VP8L") and stored is None:
             stored = _vp8(data, start) if kind == b"VP8 " else _vp8l(data, start)
@@ -217,8 +227,7 @@ def _webp(data: bytes) -> Header:
     if stored is None and not (canvas and frames):
         raise broken("it has no pixels")
     width, height = canvas or (stored[:2] if stored else (0, 0))
-    # An animation or an extended file may have alpha in any frame, so it is asked for.
-    has_alpha = canvas is not None or bool(stored and stored[2])
+    has_alpha = has_alpha or bool(stored and stored[2])
     return Header("webp", width, height, has_alpha=has_alpha, frames=max(1, frames), orientation=orientation)
 
 
@@ -240,6 +249,10 @@ def _vp8l(data: bytes, start: int) -> tuple[int, int, bool]:
     return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, bool(packed >> 28 & 1)
 
 
+BMP_MASKS = {16: ((0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)), 32: ((0xFF0000, 0xFF00, 0xFF),)}
+"""Where red, green and blue are said to lie (`BI_BITFIELDS`), by the bits of a pixel: the decoder reads them so, whatever a file says."""
+
+
 def _bmp(data: bytes) -> Header:
     offset, length = struct.unpack_from("<II", data, 10)
     if length == 12:
@@ -249,8 +262,14 @@ def _bmp(data: bytes) -> Header:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     else:
         raise broken(f"a BMP header of {length} bytes is not known")
-    if bits not in (1, 4, 8, 16, 24, 32) or compression not in (0, 1, 2, 3):
+    if (
+        bits not in (1, 4, 8, 16, 24, 32)
+        or compression not in (0, 1, 2, 3)
+        or (compression == 3 and bits not in BMP_MASKS)
+    ):
         raise broken(f"BMP of {bits} bits with compression {compression} is not read")
+    if compression == 3 and struct.unpack_from("<III", data, 54) not in BMP_MASKS[bits]:
+        raise broken("its channels lie in another order than blue, green, red")
     height = abs(height)
     needed = offset + (width * bits + 31) // 32 * 4 * height
     if width > 0 and compression in (0, 3) and needed > len(data):

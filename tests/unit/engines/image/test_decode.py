@@ -111,6 +111,20 @@ def test_alpha_is_laid_on_white() -> None:
     assert read(png(2, 1, 8, 3, b"\0\0\x01", between=palette)).pixels[0].tolist() == [[255, 255, 255], [0, 255, 0]]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_laid_on_white_too(bits: int) -> None:
+    """One level of a grey PNG, as optimisers of files leave it; every other level stays."""
+    top = 2**bits - 1
+    row = struct.pack(">HH", 0, top) if bits == 16 else bytes([0, top]) if bits == 8 else bytes([top << 8 - 2 * bits])
+    black = chunk(b"tRNS", struct.pack(">H", 0))
+    assert read(png(2, 1, bits, 0, b"\0" + row)).pixels[0].tolist() == [[0] * 3, [255] * 3]
+    assert read(png(2, 1, bits, 0, b"\0" + row, between=black)).pixels[0].tolist() == [[255] * 3, [255] * 3]
+    if bits >= 4:
+        middle = chunk(b"tRNS", struct.pack(">H", top // 3))
+        row = struct.pack(">HH", 0, top // 3) if bits == 16 else bytes([0, top // 3] if bits == 8 else [top // 3])
+        assert read(png(2, 1, bits, 0, b"\0" + row, between=middle)).pixels[0].tolist() == [[0] * 3, [255] * 3]
+
+
 def test_sixteen_bits_are_cut_to_eight() -> None:
     """Grey, colour, and colour with alpha."""
     assert read(png(1, 1, 16, 0, b"\0" + struct.pack(">H", 0x80FF))).pixels.tolist() == [[[128] * 3]]

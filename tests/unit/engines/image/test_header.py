@@ -40,7 +40,7 @@ FACTS = {
     "webp": ("webp", 64, 48, 8, False, 1),
     "lossless webp": ("webp", 64, 48, 8, False, 1),
     "alpha webp": ("webp", 64, 48, 8, True, 1),
-    "animated webp": ("webp", 64, 48, 8, True, 2),
+    "animated webp": ("webp", 64, 48, 8, False, 2),
     "bmp": ("bmp", 64, 48, 8, False, 1),
     "palette bmp": ("bmp", 64, 48, 8, False, 1),
     "1 × 1": ("png", 1, 1, 8, False, 1),
@@ -49,7 +49,7 @@ FACTS = {
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_kind_is_read(name: str) -> None:
-    """Pillow's word against ours; alpha of an animated WebP may be in any frame, so it is assumed."""
+    """Pillow's word against ours."""
     found = header_of(SAMPLES[name])
     frames = 2 if "animated" in name else 1
     assert found[:5] == FACTS[name][:5]
@@ -205,3 +205,29 @@ def test_damaged_files_are_refused_or_read(name: str, data: st.DataObject) -> No
 def test_any_exif_is_survived(order: bytes, rest: bytes) -> None:
     """EXIF never fails."""
     assert 1 <= orientation_of(order + rest) <= 8
+
+
+def test_a_webp_with_a_profile_has_no_alpha_for_that() -> None:
+    """What is extended by a colour profile or EXIF is as opaque as it was."""
+    assert not header_of(saved(noise(), "WEBP", icc_profile=b"profile")).has_alpha
+    assert not header_of(saved(noise(), "WEBP", exif=oriented(6))).has_alpha
+    assert header_of(saved(np.dstack([noise(), noise()[:, :, 0]]), "WEBP", icc_profile=b"profile")).has_alpha
+
+
+@pytest.mark.parametrize(
+    ("bits", "masks", "is_read"),
+    [
+        (16, (0x7C00, 0x3E0, 0x1F), True), (16, (0xF800, 0x7E0, 0x1F), True), (16, (0xF00, 0xF0, 0xF), False),
+        (32, (0xFF0000, 0xFF00, 0xFF), True), (32, (0xFF, 0xFF00, 0xFF0000), False),
+        (32, (0xFF000000, 0xFF0000, 0xFF00), False), (24, (0xFF0000, 0xFF00, 0xFF), False),
+    ],
+)  # fmt: skip
+def test_a_bmp_of_another_order_of_channels_is_refused(bits: int, masks: tuple[int, ...], is_read: bool) -> None:
+    """The decoder would take red for blue."""
+    head = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, bits, 3, 4, 0, 0, 0, 0) + struct.pack("<III", *masks)
+    data = b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + head + bytes(4)
+    if is_read:
+        assert header_of(data).format == "bmp"
+    else:
+        with pytest.raises(UnreadableInput):
+            header_of(data)
