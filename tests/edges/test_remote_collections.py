@@ -187,3 +187,32 @@ def test_jobs_are_run_by_other_workers(gateway: Worker) -> None:
     failed = run_job(gateway, own, "faces.enrol", {**enrolment, "image": EMPTY})
     assert failed.state == "failed"
     assert "no_face" in str(failed)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_what_was_deleted_by_a_worker_that_went_away_is_not_said_to_be_missing(
+    is_done: bool, worker: Any, rpc: RpcClient, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """The second worker finds nothing, because the first had done it or because there was nothing: nobody can tell."""
+    going = RpcClient(worker)
+    gateway = start_worker(
+        MODEL_DIR=str(tmp_path), COLLECTIONS_URL=f"grpc://127.0.0.1:{going.server.port},grpc://127.0.0.1:{rpc.server.port}",
+        SERVICE_KEY=worker.key(email="front@example.org", scopes=(*SCOPES, "admin")),
+    )  # fmt: skip
+    own, real, ending = Own(gateway), going.edge._unary, []
+    Own(worker, own.organisation).ok("PUT", "/v1/collections/books", {"kind": "vectors", "dimensions": 2})
+
+    async def leave(exchange: Any, method: Any, limit: int) -> bytes:
+        if is_done:
+            await real(exchange, method, limit)
+        ending.append(asyncio.create_task(going.server.drain(at_once=True)))
+        await asyncio.sleep(60.0)
+        raise AssertionError("the call was not ended")
+
+    going.edge._unary = leave  # type: ignore[method-assign]
+    answers = [own.ask("DELETE", "/v1/collections/books") for _ in range(2)]
+    worker.run(asyncio.wait(ending))
+    worker.run(going.channel.close())
+    assert [one.status for one in answers] == ([503, 404] if is_done else [200, 404])
+    if is_done:
+        assert answers[0].json["code"] == "unavailable"

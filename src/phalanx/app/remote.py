@@ -91,7 +91,9 @@ class _Remote:
         """Call, and meter what the other worker says that it has used. Raises its error, `Unavailable`, `UpstreamFailed`."""
         data = self._method.request_of(self._on_behalf_of(ticket.caller, request))
         try:
-            answered = await self._workers.unary(self._method.path, data, self._metadata(ticket), ticket.deadline)
+            answered = await self._workers.unary(
+                self._method.path, data, self._metadata(ticket), ticket.deadline, removes=self._row.method == "DELETE"
+            )
         except Lost as lost:
             _note(ticket.meter, lost.used)
             raise lost.failure.error from None

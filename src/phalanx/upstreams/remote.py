@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from phalanx.errors import DeadlineExceeded, PhalanxError, Unavailable, UpstreamFailed
+from phalanx.errors import DeadlineExceeded, NotFound, PhalanxError, Unavailable, UpstreamFailed
 from phalanx.settings import Secret
 from phalanx.settings.remote import ServiceUrl
 from phalanx.telemetry import Log
@@ -60,8 +60,12 @@ class RemoteWorkers:
         """End all connections."""
         await asyncio.gather(*(address.channel.close() for address in self._addresses))
 
-    async def unary(self, path: str, data: bytes, metadata: Metadata, deadline: float) -> Answered:
+    async def unary(
+        self, path: str, data: bytes, metadata: Metadata, deadline: float, *, removes: bool = False
+    ) -> Answered:
         """Call once; a second time, on another address if there is one, where the first worker went away or has no room.
+
+        What `removes` may be done when its worker goes away: that nothing is there then is no answer to the caller.
 
         Raises `Lost` with the error of the worker, `Unavailable` when no address answers, and `DeadlineExceeded`.
         """
@@ -79,7 +83,12 @@ class RemoteWorkers:
                 second = await self._address(() if is_alone else (first,), deadline)
             except PhalanxError:
                 raise lost from None
-        return await self._unary(second, path, data, metadata, deadline)
+            try:
+                return await self._unary(second, path, data, metadata, deadline)
+            except Lost as again:
+                if removes and lost.failure.is_lost and isinstance(again.failure.error, NotFound):
+                    raise lost from None
+                raise
 
     async def _unary(self, address: Address, path: str, data: bytes, metadata: Metadata, deadline: float) -> Answered:
         with address.used():
