@@ -25,6 +25,7 @@ from phalanx.cli import (
     work,
 )
 from phalanx.cli.faces import app as faces
+from phalanx.edges.listeners import CannotListen
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
 
@@ -75,6 +76,7 @@ def main() -> None:
         for problem in error.problems:
             console.print(problem, style="red", markup=False, soft_wrap=True)
         sys.exit(1)
-    except PhalanxError as error:
-        console.print(error.detail, style="red", markup=False, soft_wrap=True)
+    except (PhalanxError, CannotListen) as error:
+        said = error.detail if isinstance(error, PhalanxError) else str(error)
+        console.print(said, style="red", markup=False, soft_wrap=True)
         sys.exit(1)

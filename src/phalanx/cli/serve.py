@@ -103,20 +103,16 @@ def serve(
         for name, value in (("SERVICES", ",".join(services or ())), ("PORT", port), ("WORKERS", workers))
         if value
     }
-    try:
-        if lifeline >= 0:
-            uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener, grpc_port), given))
-            return
-        settings = read_settings(given, own_ports(services or ()))
-        configure_logs(level=settings.log_level, style=log_format(settings))
-        if settings.lacks_qdrant:
-            structlog.get_logger("phalanx").warning("every call about collections will be refused", reason=ONE_PROCESS)
-        if settings.workers > 1:
-            sys.exit(supervise(settings, services or ()))
-        uvloop.run(_serve_alone(settings))
-    except CannotListen as error:
-        typer.secho(str(error), fg="red", err=True)
-        sys.exit(1)
+    if lifeline >= 0:
+        uvloop.run(_serve_in(Seat(worker, workers, lifeline, listener, grpc_port), given))
+        return
+    settings = read_settings(given, own_ports(services or ()))
+    configure_logs(level=settings.log_level, style=log_format(settings))
+    if settings.lacks_qdrant:
+        structlog.get_logger("phalanx").warning("every call about collections will be refused", reason=ONE_PROCESS)
+    if settings.workers > 1:
+        sys.exit(supervise(settings, services or ()))
+    uvloop.run(_serve_alone(settings))
 
 
 async def _serve_alone(settings: Settings) -> None:

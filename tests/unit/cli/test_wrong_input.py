@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,21 @@ def test_a_redis_that_cannot_be_reached_is_no_traceback(
     run(words.split(), monkeypatch)
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
+
+
+def test_a_port_that_is_taken_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue worker beside a worker meets its metrics' port."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = {
+            "DATA_DIR": str(tmp_path), "SERVICES": "vectors", "QUEUE_REDIS_URL": "redis://127.0.0.1:1/0",
+            "PROMETHEUS_BIND": f"127.0.0.1:{taken.getsockname()[1]}",
+        }  # fmt: skip
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        assert run(["work", "jobs"], monkeypatch) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert "set PROMETHEUS_BIND" in err.strip().splitlines()[-1]
