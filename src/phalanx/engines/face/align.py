@@ -7,7 +7,7 @@ the picture is warped by it, low-passed first where that shrinks it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 import cv2
@@ -23,10 +23,6 @@ Matrix = npt.NDArray[np.float64]
 
 TemplateName = Literal["dlib", "arcface"]
 
-ALIGNMENT: Final = "blazeface-6/1"
-"""Names what this module does; part of what decides a vector. Vectors of different alignments are not to be compared
-without measuring a threshold anew, so a change of template, weights or warp changes this."""
-
 MARGIN: Final = 2
 """Pixels around the part of a picture that a chip is made of, for what bilinear sampling reads beyond it."""
 
@@ -36,13 +32,17 @@ class Template:
     """Where a network wants which landmarks.
 
     `places` are `(x, y)` in a chip of `side` pixels, pixel centres on whole numbers, of the keypoints `landmarks`
-    (indices as in `facts`); `weights` say how much each counts in the fit.
+    (indices as in `facts`); `weights` say how much each counts in the fit, the errors of which are least in the
+    picture or in the chip. `alignment` names all of this with what is done by it: vectors of different alignments are not
+    to be compared without measuring a threshold anew, so a change here or of the warp changes that.
     """
 
     side: int
     landmarks: tuple[int, ...]
     places: tuple[tuple[float, float], ...]
     weights: tuple[float, ...]
+    least_in: Literal["picture", "chip"]
+    alignment: str
 
     def scaled(self, side: int) -> Template:
         """Return the template for chips of another size."""
@@ -51,7 +51,7 @@ class Template:
         ratio = side / self.side
         # What scales is the continuous coordinate, half a pixel from the number of the pixel.
         places = tuple(((x + 0.5) * ratio - 0.5, (y + 0.5) * ratio - 0.5) for x, y in self.places)
-        return Template(side, self.landmarks, places, self.weights)
+        return replace(self, side=side, places=places)
 
 
 TEMPLATES: dict[TemplateName, Template] = {
@@ -62,13 +62,19 @@ TEMPLATES: dict[TemplateName, Template] = {
         landmarks=(LEFT_EYE, RIGHT_EYE, MOUTH),
         places=((45.3, 47.0), (101.7, 47.0), (73.5, 105.1)),
         weights=(4.0, 4.0, 1.0),
+        # As `get_face_chip_details` has it.
+        least_in="picture",
+        alignment="blazeface-6/1",
     ),
-    # InsightFace's five points (`face_align.py`), the two corners of the mouth replaced by the point between them.
+    # InsightFace's five points (`face_align.py`), the two corners of the mouth replaced by the point between them. The fit is
+    # from the picture to the chip, there and in OpenCV's `FaceRecognizerSF`: a face that is turned comes out smaller.
     "arcface": Template(
         side=112,
         landmarks=(LEFT_EYE, RIGHT_EYE, NOSE, MOUTH),
         places=((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (56.1396, 92.2848)),
         weights=(1.0, 1.0, 1.0, 1.0),
+        least_in="chip",
+        alignment="blazeface-6/2",
     ),
 }
 """By the name that a model's catalogue entry gives."""
@@ -96,8 +102,9 @@ def align(image: Image, keypoints: Keypoints, template: Template) -> Chip:
     """
     seen = np.asarray(keypoints, dtype=np.float64)[list(template.landmarks)] - 0.5
     wanted, weights = np.array(template.places), np.array(template.weights)
-    # From the chip to the picture, as dlib has it: the other way a face whose landmarks fit badly comes out smaller.
     matrix = fit_similarity(wanted, seen, weights)
+    if template.least_in == "chip":
+        matrix = np.asarray(cv2.invertAffineTransform(fit_similarity(seen, wanted, weights)), np.float64)
     scale = 1.0 / math.hypot(matrix[0, 0], matrix[1, 0])
     errors = wanted @ matrix[:, :2].T + matrix[:, 2] - seen
     residual = scale * math.sqrt(float(weights @ (errors**2).sum(axis=1) / weights.sum()))

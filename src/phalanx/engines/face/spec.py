@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from phalanx.engines.face.align import ALIGNMENT, TEMPLATES, Template, TemplateName
+from phalanx.engines.face.align import TEMPLATES, Template, TemplateName
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -45,7 +45,7 @@ class FaceSpec:
     def preprocessing(self) -> str:
         """How a picture becomes the network's input, in words: vectors of two ways cannot be compared."""
         side = self.input_size
-        return f"{ALIGNMENT} {side}x{side} {self.channels} (v-{self.offset:g})/{self.scale:g}"
+        return f"{self.geometry.alignment} {side}x{side} {self.channels} (v-{self.offset:g})/{self.scale:g}"
 
     @cached_property
     def fingerprint(self) -> str:
