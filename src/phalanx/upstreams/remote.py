@@ -86,7 +86,8 @@ class RemoteWorkers:
             try:
                 return await self._unary(second, path, data, metadata, deadline)
             except Lost as again:
-                if removes and lost.failure.is_lost and isinstance(again.failure.error, NotFound):
+                may_be_done = removes and isinstance(lost.failure.error, Unavailable)
+                if may_be_done and isinstance(again.failure.error, NotFound):
                     raise lost from None
                 raise
 
