@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
 from phalanx.app.models import Kind
 from phalanx.cli.asking import Asks, Key, Url, all_collections, asking, request_of
 from phalanx.cli.face_images import bring_images
+from phalanx.cli.tables import print_table
 from phalanx.contract.collections import (
     CollectionRequest,
     CollectionView,
@@ -74,11 +74,11 @@ def list_collections(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    shown = Table(Column("name", no_wrap=True), "kind", "organisation", "contract", "place")
-    for one in found:
-        moving = " → moving" if one.next_place else ""
-        shown.add_row(one.name, one.kind, one.organisation, escape(_contract(one)) + moving, one.place)
-    Console().print(shown)
+    rows = [
+        (one.name, one.kind, one.organisation, _contract(one) + (" → moving" if one.next_place else ""), one.place)
+        for one in found
+    ]
+    print_table(("name", "kind", "organisation", "contract", "place"), rows, spare=("place", "kind", "organisation"))
 
 
 @app.command(epilog="Example: phalanx collections show books")
@@ -179,12 +179,12 @@ def search(
     if as_json:
         typer.echo(msgspec.json.encode(answer.matches, enc_hook=render_array).decode())
         return
-    shown = Table(Column("score", justify="right"), "id", "payload")
+    rows = []
     for match in answer.matches:
         payload = msgspec.json.encode(match.payload).decode()
         cut = f"{payload[:SHOWN_CHARS]}…" if len(payload) > SHOWN_CHARS else payload
-        shown.add_row(f"{match.score:.4f}", escape(str(match.id)), escape(cut))
-    Console().print(shown)
+        rows.append((f"{match.score:.4f}", str(match.id), cut))
+    print_table(("score", "id", "payload"), rows, numbers=("score",))
 
 
 @app.command(

@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from phalanx.app import App
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
 from phalanx.cli.requests import convert
+from phalanx.cli.tables import day, print_table
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.keys import (
     ALL_SCOPES,
@@ -82,12 +81,12 @@ def list_keys(
     if as_json:
         typer.echo(msgspec.json.encode(keys).decode())
         return
-    table = Table(Column("id", no_wrap=True), "key", "email", "name", "tier", "scopes", "created", "state")
-    for key in keys:
-        made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
-        scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
-        table.add_row(key.id, f"{key.hint}…", key.email, key.name, key.tier, scopes, made, _state(key))
-    Console().print(table)
+    rows = [
+        (key.id, f"{key.hint}…", key.email, key.name, key.tier, _scopes(key), day(key.created_at), _state(key))
+        for key in keys
+    ]
+    head = ("id", "key", "email", "name", "tier", "scopes", "created", "state")
+    print_table(head, rows, spare=("created", "key", "scopes", "tier", "name"))
 
 
 @app.command(epilog="Example: phalanx keys revoke 019a6f0e-5c1b-7000-8000-3f6b1f4e9a11")
@@ -115,6 +114,10 @@ def _show(answer: CreateKeyResponse, *, as_json: bool) -> None:
         return
     typer.secho(answer.key, bold=True)
     typer.echo("Keep it: it is not stored and cannot be shown again.", err=True)
+
+
+def _scopes(key: KeyView) -> str:
+    return "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
 
 
 def _state(key: KeyView) -> str:

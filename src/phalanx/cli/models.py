@@ -20,8 +20,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
-from rich.table import Table
 
+from phalanx.cli.tables import print_table
 from phalanx.errors import InvalidRequest
 from phalanx.models.catalogue import Entry, Source
 from phalanx.models.progress import Progress
@@ -92,7 +92,8 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         _print_json([_as_json(model) for model in models])
     else:
-        Console().print(_table(models))
+        head = ("model", "task", "dim", "licence", "versions (* active)")
+        print_table(head, [_row(model) for model in models], spare=("licence", "dim", "task"))
 
 
 @app.command(epilog="Examples: phalanx models pull all-MiniLM-L6-v2 · phalanx models pull NAME --from file:/mnt/models")
@@ -307,16 +308,11 @@ def _facts(model: Installed) -> Entry | Version:
     return model.entry or model.versions[-1]
 
 
-def _table(models: list[Installed]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for header in ("Model", "Task", "Dim", "Licence", "Versions (* active)"):
-        table.add_column(header, overflow="fold")
-    for model in models:
-        facts, active = _facts(model), _weights(model)
-        here = [_starred(active, one.version) for one in model.versions]
-        dimensions = "" if facts.dimensions is None else str(facts.dimensions)
-        table.add_row(model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled")
-    return table
+def _row(model: Installed) -> tuple[str, ...]:
+    facts, active = _facts(model), _weights(model)
+    here = [_starred(active, one.version) for one in model.versions]
+    dimensions = "" if facts.dimensions is None else str(facts.dimensions)
+    return model.name, facts.task, dimensions, facts.licence.spdx, "\n".join(here) or "  not pulled"
 
 
 def _starred(active: dict[str, float], version: str) -> str:

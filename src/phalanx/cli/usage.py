@@ -7,13 +7,12 @@ import time
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from phalanx.app import App
 from phalanx.cli.requests import convert
+from phalanx.cli.tables import print_table
 from phalanx.cli.worker import call_here, with_app
-from phalanx.contract.usage import UsageReportRequest, UsageReportResponse, UsageRow
+from phalanx.contract.usage import UsageReportRequest, UsageReportResponse, UsageRow, UsageTotals
 from phalanx.services.periods import month_of
 from phalanx.services.tiers import tier_policies
 from phalanx.services.usage import Difference, compare_books, compare_counters, counted_organisations
@@ -49,18 +48,14 @@ def report(
     if as_json:
         typer.echo(msgspec.json.encode(answer).decode())
         return
-    table = Table(by.value, *(Column(name, justify="right") for name in SUMS), show_footer=True)
-    for row in answer.rows:
-        table.add_row(row.group or "(none)", *_cells(row))
-    table.columns[0].footer = "total"
-    for column, name in zip(table.columns[1:], SUMS, strict=True):
-        column.footer = f"{getattr(answer.total, name):,}"
-    Console().print(table)
+    rows = [(row.group or "(none)", *_cells(row)) for row in answer.rows]
+    spare = ("cached", "errors", "tokens", "billed")
+    print_table((by.value, *SUMS), rows, spare=spare, numbers=SUMS, total=("total", *_cells(answer.total)))
     complete = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(answer.complete_until))
     typer.echo(f"{answer.since} to {answer.until}, complete for calls that began before {complete} UTC")
 
 
-def _cells(row: UsageRow) -> list[str]:
+def _cells(row: UsageRow | UsageTotals) -> list[str]:
     return [f"{getattr(row, name):,}" for name in SUMS]
 
 

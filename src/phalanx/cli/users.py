@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from phalanx.app import App
 from phalanx.cli.keys import TierName
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
 from phalanx.cli.requests import convert
+from phalanx.cli.tables import day, print_table
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest, UserView
 from phalanx.errors import NotFound
@@ -51,12 +49,8 @@ def list_users(
     if as_json:
         typer.echo(msgspec.json.encode(users).decode())
         return
-    table = Table(Column("id", no_wrap=True), "email", "created", "state")
-    for user in users:
-        made = time.strftime("%Y-%m-%d", time.gmtime(user.created_at))
-        state = "active" if user.disabled_at is None else "disabled"
-        table.add_row(user.id, user.email, made, f"{state}, staff" if user.staff else state)
-    Console().print(table)
+    rows = [(user.email, _state(user), day(user.created_at), user.id) for user in users]
+    print_table(("email", "state", "created", "id"), rows, spare=("id", "created"))
 
 
 @app.command(epilog="Example: phalanx users disable ann@example.org")
@@ -77,6 +71,11 @@ def password(email: str = EMAIL, password_stdin: bool = FROM_STDIN) -> None:
     """Set a user's password; all their sessions end within a second."""
     view = _update(email, password=_read_password(from_stdin=password_stdin))
     typer.echo(f"{view.email} has a new password.")
+
+
+def _state(user: UserView) -> str:
+    state = "active" if user.disabled_at is None else "disabled"
+    return f"{state}, staff" if user.staff else state
 
 
 def _update(email: str, **changes: Any) -> UserView:

@@ -31,9 +31,14 @@ def read_settings(given: Mapping[str, str] | None = None, otherwise: Mapping[str
 
 
 def with_app(work: Callable[[App], Awaitable[T]], *, models: bool = False) -> T:
-    """Build the worker's parts from the environment, run `work` on them, close them."""
+    """Build the worker's parts from the environment, run `work` on them, close them.
+
+    What a worker warns of is no business of a command: what concerns it is raised, and said in words. With LOG_LEVEL=debug
+    it is shown all the same.
+    """
     settings = read_settings()
-    configure_logs(level="warning" if settings.log_level == "info" else settings.log_level, style=log_format(settings))
+    level = settings.log_level if settings.log_level in ("trace", "debug") else "error"
+    configure_logs(level=level, style=log_format(settings))
 
     async def run() -> T:
         async with build(settings) as app:
