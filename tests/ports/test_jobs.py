@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from phalanx.errors import Conflict, Unavailable
 from phalanx.ports.jobs import JobQueue, NewJob
@@ -146,6 +147,28 @@ async def test_without_redis_nothing_is_queued(redis_server: RedisServer) -> Non
         with pytest.raises(Unavailable):
             await work
     await jobs.close()
+
+
+async def test_what_others_have_damaged_is_listed_all_the_same(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    jobs = BullJobs(Secret(redis_server.url), (QueueSpec("jobs"),))
+    damage: list[tuple[str, bytes | None]] = [
+        ("data", b"{"), ("data", b'"\xff"'), ("timestamp", b"soon"), ("atm", b"nan"), ("processedOn", b"x"),
+        *((name, None) for name in ("name", "data", "timestamp")),
+    ]  # fmt: skip
+    client = Redis.from_url(redis_server.url)
+    try:
+        for number, (field, value) in enumerate(damage):
+            await jobs.add(make_job(number))
+            key = f"bull:jobs:job-{number}"
+            await (client.hdel(key, field) if value is None else client.hset(key, field, value))
+        found = {one.id: one for one in await jobs.list("org-1")}
+        assert len(found) == len(damage)
+        assert [found[f"job-{number}"].made_at for number in (0, 2, 7)] == [NOW, 0.0, 0.0]
+        assert (found["job-0"].request, found["job-3"].failures, found["job-5"].operation) == (b"{}", 0, "")
+    finally:
+        await client.aclose()
+        await jobs.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ from phalanx.services.job_fields import renamed
 from phalanx.services.job_tokens import JobTokens
 from phalanx.services.ticket import Caller, Task, Ticket
 from phalanx.services.webhooks import Webhooks
+
+T = TypeVar("T")
 
 LOOK_S = 1.0
 """Between two looks at a job that is followed, in seconds, should nobody say that it has changed."""
@@ -192,25 +194,20 @@ def _at_stage(view: JobView, stages: list[JobStage]) -> JobView:
     return msgspec.structs.replace(view, state="active", ended_at=None, result=None, error=None, progress=progress)
 
 
-def _progress(text: bytes) -> JobProgress | None:
+def _read(text: bytes | str, kind: type[T]) -> T | None:
+    """Return what JSON of a queue says, which another worker of it may have written; None if it is not as ours is."""
     try:
-        return msgspec.json.decode(text, type=JobProgress) if text else None
+        return msgspec.json.decode(text, type=kind) if text else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        # Another worker of the queue's.
         return None
 
 
 def _view(job: JobRecord) -> JobView:
     error = None
     if job.reason and job.state != "completed":
-        try:
-            error = msgspec.json.decode(job.reason, type=JobError)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            # Another worker of the queue's words.
-            error = JobError(code="internal", detail=job.reason[:1000])
+        error = _read(job.reason, JobError) or JobError(code="internal", detail=job.reason[:1000])
     return JobView(
         id=job.id, operation=job.operation, queue=job.queue, state=job.state, attempts=job.failures,
         created_at=job.made_at, started_at=job.started_at, ended_at=job.ended_at,
-        result=msgspec.json.decode(job.result) if job.result else None, error=error,
-        progress=_progress(job.progress),
+        result=_read(job.result, object), error=error, progress=_read(job.progress, JobProgress),
     )  # fmt: skip

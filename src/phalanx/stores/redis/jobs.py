@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -43,7 +44,7 @@ class BullJobs:
             queue = bullmq.Queue(spec.name, {"connection": str(url), "prefix": spec.prefix, "skipVersionCheck": True})
             known = queue.backend.conn.connection_pool.connection_kwargs
             known |= {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S, "retry_on_error": []}
-            known["retry"] = Retry(NoBackoff(), 0)
+            known |= {"retry": Retry(NoBackoff(), 0), "encoding_errors": "replace"}
             self._queues.setdefault(spec.name, queue)
         self._redis = next(iter(self._queues.values())).backend.conn
         self._events = {
@@ -143,19 +144,35 @@ class BullJobs:
         raw = await self._redis.hgetall(backend.toKey(job_id))
         if not raw:
             return None
-        fields = _fields.decode(raw["data"])
-        fields.pop(CALLER, None)
         return JobRecord(
-            job_id, organisation, raw["name"], queue, state,
-            msgspec.json.encode(fields), int(raw["timestamp"]) / 1e3, int(raw.get("atm") or 0),
+            job_id, organisation, raw.get("name", ""), queue, state,
+            _request(raw.get("data", "")), _number(raw.get("timestamp")) / 1e3, int(_number(raw.get("atm"))),
             _instant(raw.get("processedOn")), _instant(raw.get("finishedOn")) if state in ENDED else None,
             str(raw.get("returnvalue") or "").encode() if state == "completed" else b"", str(raw.get("failedReason") or ""),
             str(raw.get("progress") or "").encode(),
         )  # fmt: skip
 
 
+def _request(data: str) -> bytes:
+    """Return what was asked, without the token. What others left in Redis may be no JSON: its worker says so, not who looks."""
+    try:
+        fields = _fields.decode(data)
+    except msgspec.MsgspecError:
+        return b"{}"
+    fields.pop(CALLER, None)
+    return msgspec.json.encode(fields)
+
+
+def _number(text: str | None) -> float:
+    try:
+        number = float(text or 0)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
 def _instant(ms: str | None) -> float | None:
-    return int(ms) / 1e3 if ms else None
+    return _number(ms) / 1e3 if ms else None
 
 
 def _place_key(job_id: str) -> str:
