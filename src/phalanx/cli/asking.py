@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-import typer
 import uvloop
 
 from phalanx.app import App
@@ -22,11 +21,6 @@ from phalanx.upstreams.worker import WorkerClient, fill_path
 T = TypeVar("T")
 
 PAGE = 1000
-
-Url = Annotated[str | None, typer.Option(help="Ask the worker at this address, not this process.")]
-Key = Annotated[
-    str | None, typer.Option(metavar="KEY|@FILE", help="Its API key; @FILE keeps it out of the process list.")
-]
 
 
 class Asks(Protocol):

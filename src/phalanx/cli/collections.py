@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from phalanx.app.models import Kind
-from phalanx.cli.asking import Asks, Key, Url, all_collections, asking, request_of
+from phalanx.cli.asking import Asks, all_collections, asking, request_of
 from phalanx.cli.face_images import bring_images
+from phalanx.cli.options import AsJson, Key, Organisation, Quiet, Url
 from phalanx.cli.tables import print_table
 from phalanx.contract.collections import (
     CollectionRequest,
@@ -57,8 +58,6 @@ MODELS: dict[KindName, Kind] = {KindName.TEXTS: "text", KindName.FACES: "faces"}
 """The models whose contract a collection of a kind is pinned to."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
-Organisation = Annotated[str | None, typer.Option(help="Whose it is, where several have one of that name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 app = typer.Typer(
     help="List, show, create, delete and search collections; move them to another model.", no_args_is_help=True
@@ -203,7 +202,7 @@ def reembed(
     ] = False,
     detector: Annotated[str | None, typer.Option(help="Of faces: the detector to move to, if to another one.")] = None,
     organisation: Organisation = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress on standard error.")] = False,
+    quiet: Quiet = False,
     url: Url = None,
     key: Key = None,
 ) -> None:

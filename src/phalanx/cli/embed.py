@@ -22,6 +22,7 @@ from phalanx.cli.bulk.readers import format_of as input_format_of
 from phalanx.cli.bulk.run import OnError, Pace, Run
 from phalanx.cli.bulk.writers import JsonlWriter, Layout, NpyWriter, OutputFormat, Writer
 from phalanx.cli.bulk.writers import format_of as output_format_of
+from phalanx.cli.options import Force, Restart
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.models import GetModelRequest, Model
 from phalanx.contract.text import MAX_TEXTS, EmbedRequest, EmbedResponse
@@ -106,8 +107,6 @@ WithoutVector = Annotated[
 ]
 Errors = Annotated[DecodingErrors, typer.Option(help="Bytes that are not UTF-8: strict fails the record.")]
 Batch = Annotated[int, typer.Option(min=1, max=MAX_TEXTS, help="Most texts in a request.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, forget an interrupted run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
 

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from phalanx.app import App
+from phalanx.cli.options import AsJson
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
 from phalanx.cli.requests import convert
 from phalanx.cli.tables import day, print_table
@@ -51,7 +52,7 @@ def create(
     organisation: str | None = typer.Option(
         None, help="Whose calls it makes, by id; the one named as EMAIL unless given."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, this once."""
     fields = {
@@ -68,7 +69,7 @@ def list_keys(
     organisation: str | None = typer.Option(None, help="Show the keys of one organisation only."),
     after: str | None = AFTER,
     limit: int | None = LIMIT,
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """List keys, oldest first."""
 
@@ -101,7 +102,7 @@ def revoke(key_id: str = typer.Argument(help="The key's id, as `phalanx keys lis
 def rotate(
     key_id: str = typer.Argument(help="The key's id, as `phalanx keys list` shows it."),
     grace_seconds: int = typer.Option(0, min=0, max=MAX_GRACE_S, help="Seconds for which the old key goes on."),
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """Replace a key by one that can do the same, and print it, this once."""
     request = convert({"id": key_id, "grace_seconds": grace_seconds}, RotateKeyRequest)

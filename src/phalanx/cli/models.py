@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from phalanx.cli.options import AsJson
 from phalanx.cli.tables import print_table
 from phalanx.errors import InvalidRequest
 from phalanx.models.catalogue import Entry, Source
@@ -39,7 +40,6 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Catalogue name or hub id, for example all-MiniLM-L6-v2.")]
 VersionArgument = Annotated[str, typer.Argument(help="A version, as `phalanx models list` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @dataclass(frozen=True)

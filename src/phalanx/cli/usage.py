@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from phalanx.app import App
+from phalanx.cli.options import AsJson
 from phalanx.cli.requests import convert
 from phalanx.cli.tables import print_table
 from phalanx.cli.worker import call_here, with_app
@@ -39,7 +40,7 @@ def report(
     since: str | None = typer.Option(None, "--from", help="The first day, in UTC; that of this month unless given."),
     until: str | None = typer.Option(None, "--to", help="The last day, in UTC; today unless given."),
     by: Grouping = typer.Option(Grouping.DAY, help="What to group by."),
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """Sum up usage, exactly."""
     given = {"organisation": organisation, "from": since, "to": until, "by": by.value}

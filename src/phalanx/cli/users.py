@@ -10,6 +10,7 @@ import typer
 
 from phalanx.app import App
 from phalanx.cli.keys import TierName
+from phalanx.cli.options import AsJson
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
 from phalanx.cli.requests import convert
 from phalanx.cli.tables import day, print_table
@@ -42,7 +43,7 @@ def create(
 def list_users(
     after: str | None = AFTER,
     limit: int | None = LIMIT,
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """List users, oldest first."""
     users = with_app(lambda app: read_pages(lambda page: _ask(app, page), after=after, limit=limit))

@@ -17,18 +17,14 @@ from phalanx.cli.faces.options import (
     Confidence,
     DetectorOption,
     Draw,
-    Force,
-    Key,
     ModelName,
     OutputPath,
     Paths,
-    Quiet,
-    Restart,
-    Url,
     sitting,
 )
 from phalanx.cli.faces.pictures import Picture, collect
 from phalanx.cli.faces.run import Work
+from phalanx.cli.options import Force, Key, Quiet, Restart, Url
 from phalanx.contract.faces import (
     CompareFacesRequest,
     CompareFacesResponse,

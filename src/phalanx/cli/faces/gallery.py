@@ -21,18 +21,14 @@ from phalanx.cli.faces.options import (
     Confidence,
     DetectorOption,
     Draw,
-    Force,
-    Key,
     OutputPath,
     Paths,
-    Quiet,
-    Restart,
     Sitting,
-    Url,
     sitting,
 )
 from phalanx.cli.faces.pictures import Picture, collect
 from phalanx.cli.faces.run import Work, failed
+from phalanx.cli.options import Force, Key, Organisation, Quiet, Restart, Url
 from phalanx.contract.collections import CreateCollectionRequest
 from phalanx.contract.gallery import (
     DEFAULT_MIN_QUALITY,
@@ -48,7 +44,6 @@ from phalanx.engines.face.drawing import Mark
 from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
 
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection of faces.")]
-Organisation = Annotated[str | None, typer.Option(help="Whose it is, where several have one of that name.")]
 Person = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Whose faces these are; as the picture's folder is called unless given."),

@@ -34,13 +34,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines on a term
 Draw = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Write each picture here with boxes, landmarks and confidences.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, forget an interrupted run.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress on standard error.")]
-Url = Annotated[str | None, typer.Option(help="Ask the worker at this address, not this process.")]
-Key = Annotated[
-    str | None, typer.Option(metavar="KEY|@FILE", help="Its API key; @FILE keeps it out of the process list.")
-]
 
 
 @dataclass(frozen=True, slots=True)
