@@ -63,8 +63,12 @@ class VectorStore(Protocol):
         """Delete points by their ids; those that are not there are passed over."""
         ...
 
-    async def delete_where(self, place: str, only: Filter) -> None:
-        """Delete all points that a filter lets through."""
+    async def delete_where(self, place: str, only: Filter, *, erase: bool = False) -> None:
+        """Delete all points that a filter lets through.
+
+        With `erase` the store's own files are written anew without them soon afterwards, a restart in between or not; a
+        server's are its own affair.
+        """
         ...
 
     async def get(self, place: str, ids: Sequence[str], *, with_vectors: bool = False) -> list[Point]:

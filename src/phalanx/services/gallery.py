@@ -232,7 +232,7 @@ class GalleryService:
             counts = []
             for place in filter(None, (collection.place, collection.next_place)):
                 counts.append(await self._store.count(place, only))
-                await self._store.delete_where(place, only)
+                await self._store.delete_where(place, only, erase=True)
             # What is in both places while the collection moves are the same faces.
             deleted += max(counts)
 

@@ -74,8 +74,8 @@ class MemoryVectorStore:
         for name in [check_id(name) for name in ids]:
             there.points.pop(name, None)
 
-    async def delete_where(self, place: str, only: Filter) -> None:
-        """Delete all points that a filter lets through. Raises `NotFound`, `InvalidRequest`."""
+    async def delete_where(self, place: str, only: Filter, *, erase: bool = False) -> None:
+        """Delete all points that a filter lets through; they are nowhere else. Raises `NotFound`, `InvalidRequest`."""
         there = self._place(place)
         for name in [name for name, _ in self._let_through(there, only)]:
             del there.points[name]

@@ -100,10 +100,10 @@ class EdgeVectorStore:
         """Delete points by their ids. Raises `NotFound`, `InvalidRequest`, `Unavailable`."""
         await self._ask(Delete(place, [check_id(name) for name in ids]), None)
 
-    async def delete_where(self, place: str, only: Filter) -> None:
+    async def delete_where(self, place: str, only: Filter, *, erase: bool = False) -> None:
         """Delete all points that a filter lets through. Raises `NotFound`, `InvalidRequest`, `Unavailable`."""
         check_filter(only)
-        await self._ask(DeleteWhere(place, only), None)
+        await self._ask(DeleteWhere(place, only, erase), None)
 
     async def get(self, place: str, ids: Sequence[str], *, with_vectors: bool = False) -> list[Point]:
         """Return the points that are there, in the order of `ids`. Raises `NotFound`, `InvalidRequest`, `Unavailable`."""

@@ -56,10 +56,11 @@ class Delete(msgspec.Struct, tag=True, array_like=True):
 
 
 class DeleteWhere(msgspec.Struct, tag=True, array_like=True):
-    """Delete the points that a filter lets through."""
+    """Delete the points that a filter lets through, and `erase` them from the files."""
 
     place: str
     only: Filter
+    erase: bool
 
 
 class Get(msgspec.Struct, tag=True, array_like=True):

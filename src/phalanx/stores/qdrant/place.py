@@ -45,6 +45,8 @@ GRAPH = HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=INDEX_FROM_K
 SEARCH_WIDTH = 128
 """How many candidates a search of the graph keeps at least."""
 REBUILD_AFTER_QUIET_S = 2.0
+ERASE_AGAIN_AFTER_S = 600.0
+"""How long after it failed, for want of space on the disk perhaps, a shard is not written anew to erase something."""
 FLUSH_EVERY_S = 10.0
 FLUSH_AFTER_QUIET_S = 1.0
 SEGMENTS = "segments"
@@ -56,13 +58,22 @@ PAGE = 10_000
 
 
 class Facts(msgspec.Struct):
-    """What is known of a place; `shard` is the folder of the shard in use, and changes when it is rebuilt."""
+    """What is known of a place; `shard` is the folder of the shard in use, and changes when it is rebuilt.
+
+    `erase` says that its files still hold points that nothing may be left of.
+    """
 
     dimensions: int
     distance: Literal["cosine", "euclidean", "dot"]
     indexed: list[str]
     shard: str = "shard-1"
     format: int = 1
+    erase: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> Facts:
+        """Return the facts of a place's folder."""
+        return msgspec.json.decode((folder / FACTS).read_bytes(), type=cls)
 
     def write(self, folder: Path) -> None:
         """Put the facts into a place's folder, at once or not at all."""
@@ -78,21 +89,26 @@ def make_place(folder: Path, facts: Facts) -> None:
     """Make a place in a folder that is not there. It is whole when this returns."""
     made = folder.with_name(f".new-{folder.name}")
     shutil.rmtree(made, ignore_errors=True)
-    (made / facts.shard).mkdir(parents=True)
+    make_shard(made / facts.shard, facts)
+    facts.write(made)
+    made.rename(folder)
+
+
+def make_shard(path: Path, facts: Facts) -> None:
+    """Make an empty shard in a folder that is not there, and close it."""
+    path.mkdir(parents=True)
     config = EdgeConfig(
         vectors=EdgeVectorParams(size=facts.dimensions, distance=DISTANCES[facts.distance]),
         hnsw_config=GRAPH,
         # For one segment, and none has less than half of an even share when enough is there for a graph.
         optimizers=EdgeOptimizersConfig(indexing_threshold=INDEX_FROM_KB // (2 * _segments())),
     )
-    shard = EdgeShard.create(str(made / facts.shard), config)
+    shard = EdgeShard.create(str(path), config)
     for key in facts.indexed:
         _index(shard, key)
     shard.flush()
     shard.close()
-    _divide(made / facts.shard)
-    facts.write(made)
-    made.rename(folder)
+    _divide(path)
 
 
 def _divide(shard: Path) -> None:
@@ -115,12 +131,13 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts = msgspec.json.decode((folder / FACTS).read_bytes(), type=Facts)
+        self.facts = Facts.read(folder)
         for left in folder.glob("shard-*"):
             if left.name != self.facts.shard:
                 shutil.rmtree(left)
         self._shard = EdgeShard.load(str(folder / self.facts.shard))
         self._rebuild: Rebuild | None = None
+        self._erasing, self._erase_from = False, 0.0
         self._written_at = self._flushed_at = time.monotonic()
         self._is_flushed = True
         self._look()
@@ -156,8 +173,15 @@ class Place:
         if ids:
             self._write(UpdateOperation.delete_points(list(ids)), ids)
 
-    def delete_where(self, only: Filter) -> None:
-        """Delete the points that a filter lets through, in one step."""
+    def delete_where(self, only: Filter, *, erase: bool = False) -> None:
+        """Delete the points that a filter lets through, in one step.
+
+        To `erase` them, the shard is written anew when nothing has been written to it for a moment: a deleted point stays in
+        segments and log.
+        """
+        if erase and self.count(only):
+            self.facts.erase = True
+            self.facts.write(self.folder)
         ids = [] if self._rebuild is None else [str(record.id) for record in self._every(only)]
         self._write(UpdateOperation.delete_points_by_filter(edge_filter(only) or EdgeFilter()), ids)
 
@@ -210,8 +234,12 @@ class Place:
         return self._is_flushed and self._rebuild is None and not self._is_rebuild_due()
 
     def is_rebuilding(self) -> bool:
-        """Whether its graph is being built."""
+        """Whether it is being written anew."""
         return self._rebuild is not None
+
+    def has_to_erase(self) -> bool:
+        """Whether there is something in its files that is to go."""
+        return self.facts.erase or self._erasing
 
     def tend(self, *, may_rebuild: bool) -> None:
         """Do a little of what is due: flush, begin to rebuild, take over what was rebuilt."""
@@ -224,6 +252,7 @@ class Place:
         elif may_rebuild and self._is_rebuild_due() and (quiet_s >= REBUILD_AFTER_QUIET_S or self._is_rebuild_urgent()):
             self.flush()
             self._churn = 0
+            self._erasing, self.facts.erase = self.facts.erase, False
             self._rebuild = Rebuild(self.folder, self.facts.shard)
 
     def flush(self) -> None:
@@ -259,13 +288,14 @@ class Place:
         if not rebuild.is_built():
             if rebuild.has_failed():
                 self._end_rebuild()
+                self._erase_from = time.monotonic() + ERASE_AGAIN_AFTER_S
             return
         if not rebuild.catch_up(self._shard):
             return
         old, old_name = self._shard, self.facts.shard
         self._shard, self.facts.shard = rebuild.take(), rebuild.name
         self.facts.write(self.folder)
-        self._rebuild = None
+        self._rebuild, self._erasing = None, False
         old.close()
         shutil.rmtree(self.folder / old_name)
         self._look()
@@ -274,13 +304,18 @@ class Place:
         if self._rebuild is not None:
             self._rebuild.give_up()
             self._rebuild = None
+            self.facts.erase, self._erasing = self.facts.erase or self._erasing, False
 
     def _look(self) -> None:
         info = self._shard.info()
         self._points, self._in_index = info.points_count, info.indexed_vectors_count
 
     def _is_rebuild_due(self) -> bool:
-        """Whether enough points are outside the graph, and enough came since it was last built for that to change."""
+        """Whether there is something to erase, or enough points are outside the graph, and enough came since it was last
+        built for that to change.
+        """
+        if self.facts.erase and time.monotonic() >= self._erase_from:
+            return True
         outside = self._bytes_of(self._points - self._in_index)
         return outside >= INDEX_FROM_KB << 10 and self._bytes_of(self._churn) >= INDEX_FROM_KB << 9
 

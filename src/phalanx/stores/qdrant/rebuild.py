@@ -1,8 +1,9 @@
-"""A shard's graph, built in a process beside, on a copy.
+"""A shard written anew with its graph, in a process beside, from a copy.
 
 `EdgeShard.optimize` keeps the interpreter's lock until it is done, for a minute and more on 100,000 vectors; no search passes
-meanwhile. So a copy of the shard is optimised elsewhere, at the lowest priority. What was written in between is carried over
-in small steps, and the copy takes the place of the original between two calls.
+meanwhile. So the points of a copy are written to a new shard elsewhere, at the lowest priority. What was written in between is
+carried over in small steps, and the new shard takes the place of the original between two calls. Nothing is in it but points:
+what was deleted before is in no file any more.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ class Rebuild:
         self._path = folder / self.name
         self._touched: dict[str, None] = {}
         self._new: EdgeShard | None = None
-        shutil.rmtree(self._path, ignore_errors=True)
-        # With its log: the numbers of operations go on from there, and a lower one than a point has seen does nothing to it.
-        copy_folder(folder / shard, self._path)
+        self._copy = folder / f"{self.name}-copy"
+        for path in (self._path, self._copy):
+            shutil.rmtree(path, ignore_errors=True)
+        copy_folder(folder / shard, self._copy)
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", MODULE, str(self._path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", MODULE, str(self._copy), str(self._path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
 
     def note(self, ids: Sequence[str]) -> None:
-        """Remember points that the copy has not as they are now."""
+        """Remember points that the new shard has not as they are now."""
         self._touched.update(dict.fromkeys(ids))
 
     def is_built(self) -> bool:
-        """Whether the copy is optimised."""
+        """Whether the new shard is written."""
         return self._process.poll() == 0
 
     def has_failed(self) -> bool:
@@ -51,7 +55,7 @@ class Rebuild:
         return self._process.poll() not in (None, 0)
 
     def catch_up(self, old: EdgeShard) -> bool:
-        """Carry some points over. Returns whether the copy has all that `old` has."""
+        """Carry some points over. Returns whether the new shard has all that `old` has."""
         if self._new is None:
             self._new = EdgeShard.load(str(self._path))
             return False
@@ -73,17 +77,18 @@ class Rebuild:
         return True
 
     def take(self) -> EdgeShard:
-        """Return the copy, once it has caught up."""
+        """Return the new shard, once it has caught up."""
         assert self._new is not None
         return self._new
 
     def give_up(self) -> None:
-        """End the process and do away with the copy."""
+        """End the process and do away with what it has made."""
         self._process.kill()
         self._process.wait()
         if self._new is not None:
             self._new.close()
-        shutil.rmtree(self._path, ignore_errors=True)
+        for path in (self._path, self._copy):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -146,8 +146,8 @@ class QdrantVectorStore:
         named = qdrant.PointsIdsList(ids=ids_of(map(check_id, ids)))
         await self._delete(place, qdrant.PointsSelector(points=named))
 
-    async def delete_where(self, place: str, only: Filter) -> None:
-        """Delete all points that a filter lets through. Raises `NotFound`, `InvalidRequest`, `Unavailable`."""
+    async def delete_where(self, place: str, only: Filter, *, erase: bool = False) -> None:
+        """Delete all points that a filter lets through; the server's optimiser erases them in its time. Raises `NotFound`, `InvalidRequest`, `Unavailable`."""
         check_filter(only)
         await self._delete(place, qdrant.PointsSelector(filter=filter_of(only)))
 

@@ -27,7 +27,7 @@ from phalanx.stores.qdrant.frames import (
     Tally,
     Upsert,
 )
-from phalanx.stores.qdrant.place import Facts, Place, make_place
+from phalanx.stores.qdrant.place import FACTS, Facts, Place, make_place
 
 MAX_OPEN = 64
 """How many places are open at once: each has a few threads and maps its files. The one used last longest ago is closed."""
@@ -50,6 +50,9 @@ class Shards:
         self._open: OrderedDict[str, Place] = OrderedDict()
         for left in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(left)
+        for path in folder.glob(f"*/{FACTS}"):
+            if Facts.read(path.parent).erase:
+                self._place(path.parent.name)
 
     def do(self, call: Call) -> Any:  # noqa: C901 - one branch a call
         """Do a call and return what its answer holds. Raises `NotFound`, `Conflict`, `InvalidRequest`."""
@@ -65,7 +68,7 @@ class Shards:
             case Delete():
                 return self._place(call.place).delete(call.ids)
             case DeleteWhere():
-                return self._place(call.place).delete_where(call.only)
+                return self._place(call.place).delete_where(call.only, erase=call.erase)
             case Get():
                 return self._place(call.place).get(call.ids, call.with_vectors)
             case Search():
@@ -131,7 +134,9 @@ class Shards:
             raise NotFound("there is no such place of vectors")
         self._open[name] = place = Place(self._folder / name)
         if len(self._open) > self._max_open:
-            self._open.popitem(last=False)[1].close()
+            # One that has something to erase goes on with it, if there is another.
+            left = next((name for name, one in self._open.items() if not one.has_to_erase()), next(iter(self._open)))
+            self._open.pop(left).close()
         return place
 
 

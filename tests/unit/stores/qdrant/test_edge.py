@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,73 @@ async def test_small_places_are_left_alone(store: EdgeVectorStore, tmp_path: Pat
     assert await store.optimised("a") == (0, False)
     assert store.pid is not None
     assert children_of(store.pid) == []
+
+
+def holding(folder: Path, marks: list[bytes]) -> list[str]:
+    """The files below a folder that have one of some bytes in them."""
+    found = []
+    # Unlike `rglob` this goes on where a folder vanishes.
+    for where, _, names in os.walk(folder):
+        for path in (Path(where) / one for one in names):
+            with suppress(FileNotFoundError):
+                data = path.read_bytes()
+                found += [str(path)] if any(mark in data for mark in marks) else []
+    return found
+
+
+async def until_erased(folder: Path, marks: list[bytes]) -> None:
+    async with asyncio.timeout(120):
+        while holding(folder, marks):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+
+
+def of(who: str) -> Filter:
+    return Filter(must=[Condition(key="who", match=MatchOf(value=who))])
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["running", "restarted"])
+async def test_what_is_erased_is_in_no_file(tmp_path: Path, is_restarted: bool) -> None:
+    """Neither word nor vector, in segments, indexes or the log; all else is as it was, and goes on."""
+    rows = drawn(60, 8)
+    store = EdgeVectorStore(tmp_path, log=LOG)
+    await store.create("a", dimensions=8, distance="euclidean", indexed=["who"])
+    people = ["zacharias", "melchior", "balthasar"]
+    await store.upsert("a", [Point(name(n), row, {"who": people[n % 3], "n": n}) for n, row in enumerate(rows)])
+    marks = [b"melchior", *(rows[n].tobytes() for n in range(1, 60, 3))]
+    assert holding(tmp_path, marks) != []
+    await store.delete_where("a", of("melchior"), erase=True)
+    if is_restarted:
+        await store.close()
+        assert holding(tmp_path, marks) != []
+        store = EdgeVectorStore(tmp_path, log=LOG)
+        assert await store.places() == ["a"]
+    else:
+        # Written while it is written anew, or before, or after.
+        await store.upsert("a", [Point(name(100), rows[0] + 1, {"who": "zacharias"})])
+    await until_erased(tmp_path, marks)
+    assert await store.count("a", of("melchior")) == 0
+    assert dict(await store.tally("a", "who", limit=5)) == {"zacharias": 20 + (not is_restarted), "balthasar": 20}
+    for n in (0, 2, 57, 59):
+        (point,) = await store.get("a", [name(n)], with_vectors=True)
+        assert point.payload == {"who": people[n % 3], "n": n}
+        assert point.vector is not None
+        assert point.vector.tobytes() == rows[n].tobytes()
+    await store.upsert("a", [Point(name(1), rows[1], {"who": "melchior"})])
+    await store.delete("a", [name(0)])
+    assert await store.count("a") == 40 + (not is_restarted)
+    await store.close()
+    again = EdgeVectorStore(tmp_path, log=LOG)
+    assert await again.count("a", of("melchior")) == 1
+    await again.close()
+
+
+async def test_to_erase_nobody_is_no_work(store: EdgeVectorStore, tmp_path: Path) -> None:
+    await store.create("a", dimensions=8, distance="dot", indexed=["who"])
+    await store.upsert("a", [Point(name(1), drawn(1, 8)[0], {"who": "anna"})])
+    await store.delete_where("a", of("nobody"), erase=True)
+    assert b'"erase":true' not in (tmp_path / "vectors" / "a" / "place.json").read_bytes()
+    await store.delete_where("a", of("anna"))
+    assert b'"erase":true' not in (tmp_path / "vectors" / "a" / "place.json").read_bytes()
 
 
 async def test_closing_does_not_wait_for_the_graph_and_the_next_opening_builds_it(tmp_path: Path) -> None:
