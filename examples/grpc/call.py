@@ -37,6 +37,9 @@ def call(address: str, method: str, requests: Iterable[str], key: str) -> Iterat
 
 def main() -> int:
     """Call what the command line names; returns 1 when it fails."""
+    if len(sys.argv) < 3:
+        sys.stderr.write(__doc__ or "")
+        return 1
     address, method, *given = sys.argv[1:]
     try:
         for line in call(address, method, given or sys.stdin, os.environ.get("PHALANX_KEY", "")):
