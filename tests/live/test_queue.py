@@ -177,7 +177,7 @@ def test_a_job_of_the_api_is_run_by_a_worker_of_the_queue(
             _, followed = server.get(f"/v1/jobs/{ids[1]}/events", key)
             assert b'"completed"' in followed
             done = json.loads(server.get(f"/v1/jobs/{ids[0]}", key)[1])
-            assert done["state"] == "completed"
+            assert (done["state"], done["attempts"]) == ("completed", 0)
             assert len(done["result"]["embeddings"][0]) == 384
             assert [one["id"] for one in json.loads(server.get("/v1/jobs", key)[1])["jobs"]] == [ids[1], ids[0]]
             assert worker.stop() == 0

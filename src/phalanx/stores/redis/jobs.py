@@ -144,9 +144,11 @@ class BullJobs:
         raw = await self._redis.hgetall(backend.toKey(job_id))
         if not raw:
             return None
+        # BullMQ counts the attempt that succeeded, too.
+        failures = max(0, int(_number(raw.get("atm"))) - ("returnvalue" in raw))
         return JobRecord(
             job_id, organisation, raw.get("name", ""), queue, state,
-            _request(raw.get("data", "")), _number(raw.get("timestamp")) / 1e3, int(_number(raw.get("atm"))),
+            _request(raw.get("data", "")), _number(raw.get("timestamp")) / 1e3, failures,
             _instant(raw.get("processedOn")), _instant(raw.get("finishedOn")) if state in ENDED else None,
             str(raw.get("returnvalue") or "").encode() if state == "completed" else b"", str(raw.get("failedReason") or ""),
             str(raw.get("progress") or "").encode(),
