@@ -24,17 +24,25 @@ Text = str | TokenIds
 Truncate = Literal["none", "start", "end"]
 Output = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 
+Model = Annotated[str, Meta(description="A model of `/v1/models`; the worker's text model unless given.")]
+Prompt = Annotated[str, Meta(description="Name of a prompt of the model, which is put before each text.")]
+Truncation = Annotated[
+    Truncate, Meta(description="Which end of a text longer than the model takes is cut off; none refuses it.")
+]
+Normalize = Annotated[bool, Meta(description="Bring each vector to length 1.")]
+Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many numbers of each vector.")]
+
 
 class EmbedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Texts to embed and how their vectors are to look."""
 
     texts: list[Text]
-    model: str | None = None
-    normalize: bool = True
-    truncate: Truncate = "end"
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    model: Model | None = None
+    normalize: Normalize = True
+    truncate: Truncation = "end"
+    dimensions: Dimensions | None = None
     output: Output = "float"
-    prompt: str | None = None
+    prompt: Prompt | None = None
 
 
 class ItemError(Struct, frozen=True, kw_only=True):
@@ -78,9 +86,9 @@ class EmbedTokensRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Texts whose token vectors, before pooling, are wanted: of 4,194,304 numbers in all, tokens times dimensions."""
 
     texts: list[Text]
-    model: str | None = None
-    truncate: Truncate = "end"
-    prompt: str | None = None
+    model: Model | None = None
+    truncate: Truncation = "end"
+    prompt: Prompt | None = None
 
 
 class EmbedTokensResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,9 +105,9 @@ class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Texts to tokenise, of 1,048,576 characters in all; nothing is cut."""
 
     texts: list[str]
-    model: str | None = None
+    model: Model | None = None
     add_special_tokens: bool = True
-    prompt: str | None = None
+    prompt: Prompt | None = None
 
 
 class Token(Struct, frozen=True, kw_only=True):
@@ -125,9 +133,9 @@ class SimilarityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     source: Text
     texts: list[Text]
-    model: str | None = None
-    truncate: Truncate = "end"
-    prompt: str | None = None
+    model: Model | None = None
+    truncate: Truncation = "end"
+    prompt: Prompt | None = None
 
 
 class SimilarityResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,20 +11,38 @@ from typing import Any
 from phalanx.errors import ERRORS
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--line:#d8dee4;--dim:#59636e;--mark:#0969da;--code:#f6f8fa}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#30363d;--dim:#9198a1;--mark:#4493f8;--code:#161b22}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:64rem;padding:2rem 1.25rem 4rem;background:var(--paper);color:var(--ink);
-font:15px/1.55 system-ui,sans-serif}h1{margin:0 0 .25rem;font-size:1.9rem}h2{margin:2.25rem 0 .5rem;font-size:1.1rem;
-text-transform:capitalize;border-bottom:1px solid var(--line);padding-bottom:.35rem}h3{margin:1.5rem 0 .25rem;
-font:600 .92rem ui-monospace,monospace}p{margin:.4rem 0}a{color:var(--mark)}td a{text-decoration:none}
-nav{display:flex;flex-wrap:wrap;gap:.15rem .9rem}details{border-bottom:1px solid var(--line)}summary{cursor:pointer;
-padding:.5rem 0;display:flex;gap:.25rem .75rem;align-items:baseline;flex-wrap:wrap}summary:focus-visible{outline:2px solid var(--mark)}
-.method{font:600 .8rem ui-monospace,monospace;color:var(--mark);min-width:3.6rem}.path{font:600 .92rem ui-monospace,monospace;
-overflow-wrap:anywhere}.dim{color:var(--dim)}pre{background:var(--code);border:1px solid var(--line);border-radius:6px;padding:.75rem;
-overflow:auto;font:13px/1.45 ui-monospace,monospace}table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.92rem;
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--line:#d8dee4;--dim:#59636e;--mark:#0969da;--code:#f6f8fa;
+--get:#0969da;--post:#1a7f37;--put:#9a6700;--delete:#cf222e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#30363d;--dim:#9198a1;--mark:#4493f8;--code:#161b22;
+--get:#4493f8;--post:#3fb950;--put:#d29922;--delete:#f85149}}
+*{box-sizing:border-box}html{scroll-padding-top:3.5rem}body{margin:0 auto;max-width:58rem;padding:2rem 1.25rem 4rem;
+background:var(--paper);color:var(--ink);font:15px/1.55 system-ui,sans-serif}h1{margin:0 0 .25rem;font-size:1.9rem}
+h2{margin:2.5rem 0 .25rem;font-size:1.15rem;border-bottom:1px solid var(--line);padding-bottom:.35rem}
+h3{margin:1.5rem 0 .25rem;font:600 .92rem ui-monospace,monospace}p{margin:.4rem 0}a{color:var(--mark)}
+td a,nav a{text-decoration:none}nav{display:flex;flex-wrap:wrap;gap:.15rem .9rem;margin:1rem 0}a:hover{text-decoration:underline}
+details{border-bottom:1px solid var(--line)}details>div{padding:0 0 1rem 1.2rem}summary{cursor:pointer;padding:.5rem 0;
+display:grid;grid-template-columns:.7rem 3.6rem 23rem 1fr;gap:.1rem .5rem;align-items:baseline;list-style:none}
+summary::-webkit-details-marker{display:none}summary::before{content:"\\203a";color:var(--dim)}
+[open]>summary::before{transform:rotate(90deg)}summary:hover .path{text-decoration:underline}
+summary:focus-visible{outline:2px solid var(--mark)}.method{font:600 .78rem ui-monospace,monospace;color:var(--put)}
+.get{color:var(--get)}.post{color:var(--post)}.delete{color:var(--delete)}
+.path{font:600 .88rem ui-monospace,monospace;overflow-wrap:anywhere}.dim{color:var(--dim)}
+pre{background:var(--code);border:1px solid var(--line);border-radius:6px;padding:.75rem;overflow:auto;
+font:13px/1.45 ui-monospace,monospace}table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.92rem;
 table-layout:fixed}th:nth-child(1){width:24%}th:nth-child(2){width:30%}td,th{text-align:left;padding:.3rem .6rem .3rem 0;
 border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}code{font:.88em ui-monospace,monospace}
+@media(max-width:48rem){summary{grid-template-columns:.7rem 3.6rem 1fr}summary .dim{grid-column:2/-1}details>div{padding-left:0}
+table,tbody{display:block}tr{display:grid;grid-template-columns:2fr 3fr;border-bottom:1px solid var(--line);padding:.3rem 0}
+td,th,th:nth-child(n){border:0;padding:0;width:auto}td:nth-child(3){grid-column:1/-1}}
+@media(min-width:76rem){body{max-width:73rem;padding-left:15rem}nav{position:fixed;top:2rem;bottom:1rem;margin:0 0 0 -13rem;
+width:11rem;flex-direction:column;flex-wrap:nowrap;overflow:auto;gap:.1rem}}
 """
+
+FIRST_CALL = """curl "$PHALANX_URL/v1/text/embed" -H "Authorization: Bearer $PHALANX_KEY" \\
+  -H 'Content-Type: application/json' -d '{"texts": ["Hello world"]}'"""
+
+LABELS = {"openai": "OpenAI", "tei": "Text Embeddings Inference", "smally": "smally", "aurum": "Face applications"}
+"""Headings that are not their tag with a capital."""
 
 REF = "#/components/schemas/"
 
@@ -41,25 +59,44 @@ def reference_page(document: dict[str, Any]) -> bytes:
             asked += [entry.get("parameters"), *_shown(entry.get("requestBody", {}), document)]
             answers = (one for status, one in entry["responses"].items() if status.startswith("2"))
             answered += [schema for answer in answers for schema in _shown(answer, document)]
-    links = "".join(f'<a href="#{escape(tag)}">{escape(tag)}</a>' for tag in [*groups, "types", "errors"])
-    body = "".join(f'<h2 id="{escape(tag)}">{escape(tag)}</h2>{"".join(parts)}' for tag, parts in groups.items())
+    links = "".join(f'<a href="#{escape(tag)}">{_label(tag)}</a>' for tag in [*groups, "types", "errors"])
+    body = "".join(f'<h2 id="{escape(tag)}">{_label(tag)}</h2>{"".join(parts)}' for tag, parts in groups.items())
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style><h1>{title}</h1>"
-        f'<p class="dim">Version {escape(document["info"]["version"])} · <a href="/openapi.json">OpenAPI</a> · '
-        "send your key as <code>Authorization: Bearer</code> or <code>X-API-Key</code></p>"
-        f"<nav>{links}</nav>{body}{_types(asked, answered, document)}{_errors()}</html>"
+        f'<p class="dim">Version {escape(document["info"]["version"])} · <a href="/openapi.json">OpenAPI 3.1</a></p>'
+        f"<nav>{links}</nav>{_introduction(document)}{body}{_types(asked, answered, document)}{_errors()}</html>"
     )
     return page.encode()
 
 
+def _label(tag: str) -> str:
+    return escape(LABELS.get(tag, tag.capitalize()))
+
+
+def _introduction(document: dict[str, Any]) -> str:
+    """Say how any call is made: where, as whom, and what comes back when it fails."""
+    first = f"<pre>{escape(FIRST_CALL)}</pre>" if "/v1/text/embed" in document["paths"] else ""
+    return (
+        "<p>Send a key, or the access token of a session, as <code>Authorization: Bearer</code>; a key also as "
+        "<code>X-API-Key</code>. In the examples <code>PHALANX_URL</code> is the address of this page and "
+        f"<code>PHALANX_KEY</code> the key.</p>{first}"
+        '<p>A call that fails answers with the status and the code of <a href="#errors">errors</a> and a sentence, as '
+        "<code>application/problem+json</code>; routes of other systems use those systems' own envelopes. "
+        "<code>X-Request-Id</code> leads to the worker's log, <code>Retry-After</code> says when to come back, "
+        "<code>RateLimit</code> what is left of your limits.</p>"
+    )
+
+
 def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str, Any]) -> str:
     name = escape(entry["operationId"])
-    parts = [f'<details id="{name}"><summary><span class="method">{method.upper()}</span>']
+    # The id is within, since a browser opens what it is led into.
+    parts = [f'<details><summary><span class="method {method}">{method.upper()}</span>']
     parts.append(
         f'<span class="path">{escape(path)}</span><span class="dim">{escape(entry["summary"])}</span></summary>'
     )
+    parts.append(f'<div id="{name}">')
     parts.append(_prose(entry.get("description", "")))
     contents: dict[str, dict[str, Any]] = entry.get("requestBody", {}).get("content", {})
     media = next(iter(contents), "")
@@ -85,25 +122,29 @@ def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str
     kinds = "</code>, <code>".join(escape(kind) for kind in done.get("content", {}))
     parts.append(f"<p>Answers {status}: <code>{kinds}</code></p>{_prose(answer.get('description', ''))}")
     parts.append(_fields("Answer", _properties(answer), None))
-    return "".join(parts) + "</details>"
+    return "".join(parts) + "</div></details>"
 
 
 def _curl(method: str, path: str, contents: dict[str, Any], required: Iterable[str], *, secured: bool) -> str:
     """Return a call by the first example, else with a picture, if the route takes one."""
-    words = ["curl"]
+    options: list[str] = []
     if method not in ("get", "post") or (method == "post" and not contents):
-        words.append(f"-X {method.upper()}")
+        options.append(f"-X {method.upper()} ")
     media = next(iter(contents), "")
     example = next(iter(contents.get(media, {}).get("examples", {}).values()), None)
     sent: list[str] = [f"-H 'Content-Type: {media}'", "--data-binary @file"] if media else []
-    if example:
+    if example and "image" in example["value"] and "multipart/form-data" in contents:
+        # A picture of the reader's own in place of the example's, and without the flags that speak of that one.
+        rest = {name: value for name, value in example["value"].items() if name != "image" and value is not True}
+        sent = ["-F image=@photo.jpg", *(f"-F '{name}={json.dumps(value)}'" for name, value in rest.items())]
+    elif example:
         sent[1] = "-d '" + json.dumps(example["value"], ensure_ascii=False) + "'"
     elif "image/*" in contents:
         path += "".join(f"{'&' if at else '?'}{name}={name.upper()}" for at, name in enumerate(required))
         sent = ["-H 'Content-Type: image/jpeg'", "--data-binary @photo.jpg"]
     elif "multipart/form-data" in contents:
         sent = ["-F images=@one.jpg", "-F images=@two.jpg"]
-    words.append(f'"$PHALANX_URL{path}"')
+    words = [f'curl {"".join(options)}"$PHALANX_URL{path}"']
     if secured:
         words.append('-H "Authorization: Bearer $PHALANX_KEY"')
     return " \\\n  ".join([*words, *sent])
@@ -203,7 +244,7 @@ def _types(asked: list[Any], answered: list[Any], document: dict[str, Any]) -> s
         required = {*schema.get("required", ())} if name in sent else None
         table = _fields("Field", _properties(schema), required) or _fields("Value", {"": schema}, None)
         parts.append(f'<h3 id="type-{escape(name)}">{escape(name)}</h3>{_prose(schema.get("description", ""))}{table}')
-    return f'<h2 id="types">types</h2>{"".join(parts)}'
+    return f'<h2 id="types">Types</h2>{"".join(parts)}'
 
 
 def _reached(roots: list[Any], schemas: dict[str, Any]) -> set[str]:
@@ -235,4 +276,4 @@ def _errors() -> str:
         f'<tr id="{code}"><td><code>{code}</code></td><td>{kind.row.http}</td><td class="dim">{escape(kind.row.meaning)}</td></tr>'
         for code, kind in ERRORS.items()
     )
-    return f'<h2 id="errors">errors</h2><table><tr><th>code</th><th>status</th><th></th></tr>{rows}</table>'
+    return f'<h2 id="errors">Errors</h2><table><tr><th>code</th><th>status</th><th></th></tr>{rows}</table>'

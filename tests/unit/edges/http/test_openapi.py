@@ -77,7 +77,7 @@ def test_the_reference_page_shows_every_operation(document: Document) -> None:
     """Also those that are answered by another status than 200."""
     page = reference_page(document).decode()
     for row in ROWS.values():
-        assert f'<span class="dim">{escape(row.summary)}</span>' in page
+        assert f'<span class="dim">{escape(row.summary)}</span></summary><div id="{row.name}">' in page
 
 
 def test_the_reference_page_explains_every_type(document: Document) -> None:
