@@ -10,22 +10,21 @@ from phalanx.contract.faces import Detector, FoundFace
 from phalanx.engines.face.detector import Looks, Unopened
 from phalanx.engines.face.facts import Face
 from phalanx.engines.image.decode import Decoded, Pixels, decode
-from phalanx.engines.image.header import Header, read_header
+from phalanx.engines.image.header import Header
 from phalanx.engines.runner import Runner
 from phalanx.errors import InvalidRequest, NoFace, PhalanxError
 from phalanx.ports import Submission
 from phalanx.services.face_models import FaceModels, ServedDetector
 from phalanx.services.face_shapes import describe
-from phalanx.services.images import ImageIntake
+from phalanx.services.images import INLINE_BYTES, ImageIntake
 from phalanx.services.ticket import Ticket
 
 P = TypeVar("P", bound=Any)
 R = TypeVar("R")
 
 
-QUICK_BYTES = 256 * 1024
 QUICK_PIXELS = 2**20
-"""Up to these sizes a JPEG of one scan is decoded in 4 ms at most; one of 512 × 512 in 1."""
+"""Up to this size, and INLINE_BYTES, a JPEG of one scan is decoded in 4 ms at most; one of 512 × 512 in 1."""
 
 
 class Looking(Protocol):
@@ -67,26 +66,26 @@ class FaceFinder:
         intake's, so that nobody's large image keeps the detector waiting.
         """
         opened: list[Decoded] = []
-        header = read_header(data, max_pixels=self._intake.max_pixels) if len(data) <= QUICK_BYTES else None
+        header = await self._intake.header(data)
 
         def ready() -> Looks:
             opened.append(decode(data, max_pixels=self._intake.max_pixels, max_side=max_side, header=header))
             return served.prepare(opened[0].pixels, wanted=request.detector, min_score=request.min_confidence)
 
-        if header is not None and request.detector != "tiled" and is_quick(header):
+        if len(data) <= INLINE_BYTES and request.detector != "tiled" and is_quick(header):
             item = Unopened(ready)
             (faces,) = await submit(ticket, served.runner, [item])
             if item.error is not None:
                 raise item.error
         else:
-            looks = await self._intake.run(ticket, ready)
+            looks = await self._intake.open(ticket, header, ready)
             (faces,) = await submit(ticket, served.runner, [looks])
         return Seen(opened[0], faces)
 
     async def largest(self, ticket: Ticket, pixels: Pixels) -> Face:
         """Return the largest face of pixels, in theirs. Raises `NoFace`, `Unavailable` and what the runner raises."""
         served = self._models.detector(ticket.caller.subject)
-        looks = await self._intake.run(ticket, lambda: served.prepare(pixels), is_begun=True)
+        looks = await self._intake.go_on(ticket, lambda: served.prepare(pixels))
         (faces,) = await submit(ticket, served.runner, [looks])
         (face,) = choose(faces, "largest")
         ticket.meter.simulated = ticket.meter.simulated or served.is_simulated

@@ -45,9 +45,6 @@ the detector looks at parts of the image, of which the smallest then has 227."""
 AT_ONCE = 4
 """Images of one request that are under way at once."""
 
-INLINE_BYTES = 256 * 1024
-"""Up to this size the event loop digests a file itself: 0.2 ms."""
-
 INLINE_FACES, INLINE_PIXELS = 2, 2**16
 """So many faces, of so many pixels together, the event loop describes itself: 0.1 ms each."""
 
@@ -168,9 +165,7 @@ class FaceService:
         """Take an image in; return the file, and the SHA-256 of all of it, by which results are kept."""
         data = await self._intake.read(ticket, image)
         ticket.meter.items += 1
-        if len(data) <= INLINE_BYTES:
-            return data, hashlib.sha256(data).digest()
-        return data, await self._intake.run(ticket, lambda: hashlib.sha256(data).digest())
+        return data, await self._intake.scan(data, lambda data: hashlib.sha256(data).digest())
 
     async def _remember(
         self, ticket: Ticket, facts: Sequence[Any], kind: type[T], compute: Callable[[], Awaitable[T]]
@@ -203,14 +198,14 @@ class FaceService:
             chips = [embedder.align(seen.image.pixels, face.keypoints).image for face in faces]
             return seen.describe(faces), [embedder.prepare(chip) for chip in chips]
 
-        found, prepared = await self._intake.run(ticket, ready, is_begun=True)
+        found, prepared = await self._intake.go_on(ticket, ready)
         return found, await submit(ticket, served.runner, prepared)
 
     async def describe(self, ticket: Ticket, seen: Seen, faces: Sequence[Face]) -> list[FoundFace]:
         """Return what faces of an image look like, quality and all. Raises what intake raises."""
         if sum(face.box.width * face.box.height for face in faces) <= INLINE_PIXELS and len(faces) <= INLINE_FACES:
             return seen.describe(faces)
-        return await self._intake.run(ticket, lambda: seen.describe(faces), is_begun=True)
+        return await self._intake.go_on(ticket, lambda: seen.describe(faces))
 
     async def align(
         self, ticket: Ticket, served: ServedEmbedder, seen: Seen, faces: Sequence[Face]
@@ -222,18 +217,19 @@ class FaceService:
             chips = [embedder.align(seen.image.pixels, face.keypoints).image for face in faces]
             return [embedder.prepare(chip) for chip in chips]
 
-        return await self._intake.run(ticket, ready, is_begun=True)
+        return await self._intake.go_on(ticket, ready)
 
     async def _embed_aligned(self, ticket: Ticket, served: ServedEmbedder, data: bytes) -> EmbeddedFace:
         """Embed an image that is a face already."""
         side = served.embedder.spec.input_size
+        header = await self._intake.header(data)
 
         def ready() -> tuple[float, PreparedFace]:
-            pixels = decode(data, max_pixels=self._intake.max_pixels, max_side=2 * side).pixels
+            pixels = decode(data, max_pixels=self._intake.max_pixels, max_side=2 * side, header=header).pixels
             quality = measure_quality(pixels, full_side=side).overall
             return quality, served.embedder.prepare(scaled_chip(pixels, side))
 
-        quality, prepared = await self._intake.run(ticket, ready)
+        quality, prepared = await self._intake.open(ticket, header, ready)
         (vector,) = await submit(ticket, served.runner, [prepared])
         return EmbeddedFace(embedding=vector, quality=quality)
 

@@ -82,7 +82,10 @@ class Answering(Protocol):
 
 
 class Meter(msgspec.Struct):
-    """What a call has used so far; services add to it, the gate bills it, edges show it. Seconds and counts."""
+    """What a call has used so far; services add to it, the gate bills it, edges show it. Seconds and counts.
+
+    `pixels` are those of images that threads have taken on.
+    """
 
     units: int = 0
     tokens: int = 0

@@ -44,6 +44,7 @@ class VectorService:
         if _operations(request, form) <= INLINE_OPERATIONS:
             count, response = work(request)
         else:
+            self._threads.require(ticket, 0)
             count, response = await self._threads.run(ticket, lambda: work(request))
         ticket.meter.items += count
         ticket.meter.units += count

@@ -14,13 +14,15 @@ import pytest
 
 from phalanx.contract.images import Align, Describing, ProcessRequest, Step
 from phalanx.engines.face.facts import Box, Face
+from phalanx.engines.image.header import Header
 from phalanx.errors import DeadlineExceeded, InvalidRequest, NoFace, Overloaded, PhalanxError, TooLarge, UnreadableInput
-from phalanx.services.images import AT_ONCE, MAX_WAITING, ImageIntake, ImageService, from_text
+from phalanx.services.images import AT_ONCE, INLINE_BYTES, MAX_WAITING, ImageIntake, ImageService, from_text
 from phalanx.services.ticket import Meter
 from phalanx.stores.memory.clock import SystemClock
 from pictures import noise, saved
 
 PNG = saved(noise(), "PNG")
+HEADER = Header("png", 64, 48)
 
 
 class Web:
@@ -75,8 +77,7 @@ PACKED = base64.b64encode(PNG).decode()
 )  # fmt: skip
 def test_every_form_is_the_same_image(image: str | bytes) -> None:
     """What a data URL claims to hold is not asked."""
-    decoded = asyncio.run(intake().decode(ticket(), image))
-    assert (decoded.header.format, decoded.pixels.shape) == ("png", (48, 64, 3))
+    assert asyncio.run(intake().read(ticket(), image)) == PNG
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_every_form_is_the_same_image(image: str | bytes) -> None:
 def test_what_is_no_form_is_refused(image: Any, error: type[PhalanxError]) -> None:
     """With the code of its kind."""
     with pytest.raises(error):
-        asyncio.run(intake().decode(ticket(), image))
+        asyncio.run(service().process(ticket(), ProcessRequest(image=image)))
 
 
 def test_base64_is_strict() -> None:
@@ -124,21 +125,28 @@ def test_two_are_worked_on_at_once_and_a_few_dozen_wait() -> None:
     """One more is refused, and there is room again when those are done."""
 
     async def scenario() -> None:
-        one, go, running = intake(), threading.Event(), []
+        one, go, started, running = intake(), threading.Event(), threading.Semaphore(0), []
 
         def work() -> int:
             running.append(threading.current_thread().name)
-            go.wait(5)
+            started.release()
+            go.wait(30)
             return len(running)
 
-        tasks = [asyncio.create_task(one.run(ticket(), work)) for _ in range(AT_ONCE + MAX_WAITING)]
-        await asyncio.sleep(0.05)
+        begun = ticket()
+        tasks = [asyncio.create_task(one.open(begun, HEADER, work))]
+        tasks += [asyncio.create_task(one.open(ticket(), HEADER, work)) for _ in range(AT_ONCE + MAX_WAITING - 1)]
+        for _ in range(AT_ONCE):
+            assert await asyncio.to_thread(started.acquire, timeout=30)
         assert len(running) == AT_ONCE
         with pytest.raises(Overloaded):
-            await one.run(ticket(), work)
+            await one.open(ticket(), HEADER, work)
+        # A call of several images is not refused in its middle.
+        tasks.append(asyncio.create_task(one.open(begun, HEADER, work)))
+        await asyncio.sleep(0)
         go.set()
         await asyncio.gather(*tasks)
-        assert await one.run(ticket(), lambda: "room") == "room"
+        assert await one.open(ticket(), HEADER, lambda: "room") == "room"
         one.close()
 
     asyncio.run(scenario())
@@ -149,13 +157,13 @@ def test_what_the_deadline_overtakes_is_never_begun() -> None:
 
     async def scenario() -> None:
         one, go, begun = intake(), threading.Event(), []
-        busy = [asyncio.create_task(one.run(ticket(), lambda: go.wait(5))) for _ in range(AT_ONCE)]
+        busy = [asyncio.create_task(one.open(ticket(), HEADER, lambda: go.wait(30))) for _ in range(AT_ONCE)]
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded):
-            await one.run(ticket(0.05), lambda: begun.append(1))
+            await one.open(ticket(0.05), HEADER, lambda: begun.append(1))
         go.set()
         await asyncio.gather(*busy)
-        await one.run(ticket(), lambda: None)
+        await one.open(ticket(), HEADER, lambda: None)
         assert begun == []
         one.close()
 
@@ -165,7 +173,34 @@ def test_what_the_deadline_overtakes_is_never_begun() -> None:
 def test_errors_of_the_work_come_through() -> None:
     """As they are."""
     with pytest.raises(TooLarge, match="pixels"):
-        asyncio.run(intake(max_pixels=100).decode(ticket(), PNG))
+        asyncio.run(intake(max_pixels=100).header(PNG))
+
+
+def test_a_burst_of_large_images_is_refused_before_it_is_read() -> None:
+    """What needs no thread for pixels, a known image, goes on; a progressive JPEG costs what its scans do."""
+
+    async def scenario() -> None:
+        one, go = intake(max_bytes=10**6, max_pixels=10**9), threading.Event()
+        large, photo = bytes(INLINE_BYTES + 1), Header("jpeg", 4000, 3000)
+        assert await one.read(ticket(5), large) == large
+        begun = ticket(5)
+        tasks = [asyncio.create_task(one.open(begun, photo, lambda: go.wait(30)))]
+        tasks += [asyncio.create_task(one.open(ticket(5), photo, lambda: go.wait(30))) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await one.open(ticket(5), photo._replace(scans=10), lambda: None)
+        assert (refused.value.retry_after_s or 0) > 1
+        tasks += [asyncio.create_task(one.open(ticket(), photo, lambda: go.wait(30))) for _ in range(10)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await one.read(ticket(5), large)
+        assert await one.read(begun, large) == large
+        assert await one.read(ticket(5), PNG) == PNG
+        go.set()
+        assert all(await asyncio.gather(*tasks))
+        one.close()
+
+    asyncio.run(scenario())
 
 
 def test_what_was_processed_is_metered() -> None:

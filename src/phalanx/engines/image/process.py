@@ -33,19 +33,21 @@ SIDES_ALIGNED = 14
 
 
 def process(
-    data: bytes, steps: Sequence[Step], *, max_pixels: int, return_image: bool = True
+    data: bytes, steps: Sequence[Step], *, max_pixels: int, return_image: bool = True, header: Header | None = None
 ) -> Generator[Pixels, Keypoints, ProcessResult]:
     """Run `steps` in order over an image; return what was asked for.
 
     For every `align` it yields the picture as it is then, and is sent the landmarks of the face that is meant.
 
     Where the first thing asked of the pixels is to shrink them, a JPEG is decoded at the reduced size that suffices.
+    `header` is that of the same data where it was read already.
     Raises what `decode` raises, `InvalidRequest` for a step that cannot be done, `TooLarge` for a picture that grows past
     `max_pixels`.
     """
     check_steps(steps)
-    header = read_header(data, max_pixels=max_pixels)
-    canvas = Canvas(decode(data, max_pixels=max_pixels, max_side=sufficient_side(header, steps)), len(data), max_pixels)
+    header = header or read_header(data, max_pixels=max_pixels)
+    side = sufficient_side(header, steps)
+    canvas = Canvas(decode(data, max_pixels=max_pixels, max_side=side, header=header), len(data), max_pixels)
     for step in steps:
         if step.align is not None:
             canvas.align(step.align, (yield canvas.pixels))
