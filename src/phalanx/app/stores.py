@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from phalanx.app.closing import Closing
+from phalanx.operations.patience import MOST_TIMES
 from phalanx.ports import (
     AuditLog,
     Broadcast,
@@ -261,7 +262,7 @@ def _open_caches(around: Surroundings) -> tuple[VectorCache, ResultCache]:
 def _open_idempotency(around: Surroundings, redis: Redis | None, secret: Secret) -> IdempotencyStore:
     if redis is None:
         return MemoryIdempotencyStore(around.clock)
-    lease_s = around.settings.request_timeout_ms / 1e3 + CLAIM_MARGIN_S
+    lease_s = MOST_TIMES * around.settings.request_timeout_ms / 1e3 + CLAIM_MARGIN_S
     store = RedisIdempotencyStore(redis, log=around.log, lease_s=lease_s)
     around.closing.close_with(store.close)
     return SealedAnswers(store, secret)

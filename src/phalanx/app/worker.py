@@ -26,6 +26,7 @@ from phalanx.edges.http.system import Documents, SystemEndpoints
 from phalanx.edges.json_body import encode_json
 from phalanx.ids import Uuid7
 from phalanx.operations import Entrance, Operation, Services, table
+from phalanx.operations.patience import MOST_TIMES
 from phalanx.ports import Limiter, UsageLedger
 from phalanx.services.agreement import Agreement
 from phalanx.services.audit_trail import AuditTrail
@@ -140,7 +141,7 @@ async def build(settings: Settings, *, log: Log | None = None, is_serving: bool 
         models = WorkerModels(settings, metrics, registry, face_models, store, rosters=rosters)
         rollouts = Rollouts(
             models.lines, models.store.pointer_marks, health, metrics=metrics, log=log,
-            linger_s=settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
+            linger_s=MOST_TIMES * settings.request_timeout_ms / 1e3, drain_s=settings.drain_timeout_secs,
             agreement=Agreement(stores.rollcall, f"{health.worker_id}-{secrets.token_hex(4)}", log=log),
         )  # fmt: skip
         metrics.gauge("phalanx_calls_in_flight").set_function(lambda: gate.calls.taken + gate.streams.taken)

@@ -113,6 +113,12 @@ class Batcher(Generic[E]):
         counted = tokens if held else min(tokens, self._share)
         return held + counted <= FREE_SHARE * (self._max_waiting_tokens - self._occupied - counted)
 
+    def until(self, tenant: str, tokens: int) -> int:
+        """Return how many tokens will be computed until `tokens` more of this caller are: of nobody else more than of it."""
+        caller = self._callers.get(tenant)
+        own = tokens + (caller.tokens if caller else 0)
+        return own + sum(min(own, other.tokens) for other in self._callers.values() if other is not caller)
+
     def add(self, entry: E) -> None:
         """Queue an entry behind its caller's others."""
         self._added += 1

@@ -26,6 +26,9 @@ from phalanx.telemetry import Log
 
 __all__ = ["BatchFacts", "Runner", "RunnerStats"]
 
+CERTAINTY = 2 / 3
+"""The part of its time in which a call must be done by prediction: others come whose turn is sooner, and a rate is an average."""
+
 JOIN_S = 1.0
 """Seconds that `stop` gives the batch under way when the drain time is over; a batch takes about 0.04."""
 
@@ -103,7 +106,7 @@ class Runner(Generic[P, R]):
         (`math.inf`: none). Cancelling the call, like its deadline, drops its items unless another call waits
         for the same ones.
 
-        Raises `Overloaded` when the queue has no room, `DeadlineExceeded` when not all was computed in time,
+        Raises `Overloaded` when the queue has no room, or so much is ahead that it would come too late; `DeadlineExceeded` when not all was computed in time,
         `Unavailable` before `start` and from `stop` on.
         """
         if not submissions:
@@ -198,7 +201,7 @@ class Runner(Generic[P, R]):
                     if key is not None:
                         shared[key] = job
                 request.jobs.append(job)
-            self._admit(tenant, sum(job.cost for job in fresh))
+            self._admit(tenant, sum(job.cost for job in fresh), deadline - request.submitted_at)
             self._in_flight.update(shared)
             for job in fresh:
                 self._batcher.add(job)
@@ -209,16 +212,22 @@ class Runner(Generic[P, R]):
         if must_wake:
             self._wake.put(None)
 
-    def _admit(self, tenant: str, tokens: int) -> None:
-        """Raise `Overloaded`, with the seconds that the queue needs to drain, when `tokens` find no room."""
-        if not tokens or self._batcher.admits(tenant, tokens):
-            return
+    def _admit(self, tenant: str, tokens: int, left_s: float) -> None:
+        """Raise `Overloaded`, with the seconds that the queue needs to drain, when `tokens` find no room or come too late.
+
+        What finds nobody waiting is never too late: no other time would be better.
+        """
         waiting = self._batcher.waiting_tokens
         rate = self._meter.tokens_per_s
+        in_time = CERTAINTY * left_s * rate
+        is_late = bool(waiting and rate) and waiting + tokens > in_time < self._batcher.until(tenant, tokens)
+        if not tokens or (not is_late and self._batcher.admits(tenant, tokens)):
+            return
         seconds = min(60, max(1, math.ceil(waiting / rate))) if rate else 1
+        why = "would not come in time to" if is_late else "has no room for"
         raise Overloaded(
-            f"the queue of {self._name!r} holds {waiting} tokens of {self._max_waiting_tokens} and has no "
-            f"room for {tokens} more of this caller; try again in {seconds} s",
+            f"the queue of {self._name!r} holds {waiting} tokens of {self._max_waiting_tokens} and {why} "
+            f"{tokens} more of this caller; try again in {seconds} s",
             retry_after_s=seconds,
         )
 

@@ -11,6 +11,7 @@ import msgspec
 from phalanx.contract.usage import OK
 from phalanx.contract.vector import pack_array, unpack_array
 from phalanx.errors import Cancelled, Internal, PhalanxError
+from phalanx.operations.patience import times
 from phalanx.operations.row import Kind, Operation, Services
 from phalanx.ports import IdempotencyStore
 from phalanx.services.audit_trail import AuditTrail
@@ -80,7 +81,7 @@ async def _once(entrance: Entrance, operation: Operation, inbound: Call, idempot
 def _reserve(entrance: Entrance, operation: Operation, inbound: Call) -> None:
     inbound.ticket = entrance.gate.reserve(
         inbound, operation=operation.name, unit=operation.unit, computed=operation.computed,
-        streaming=operation.kind is not Kind.UNARY, metered=operation.metered,
+        streaming=operation.kind is not Kind.UNARY, metered=operation.metered, times=times(inbound.request),
     )  # fmt: skip
 
 

@@ -168,16 +168,27 @@ class Gate:
             await self._limiter.settle(call.grant, billed=False)
 
     def reserve(
-        self, call: Call, *, operation: str, unit: str, computed: bool, streaming: bool, metered: bool = True
+        self,
+        call: Call,
+        *,
+        operation: str,
+        unit: str,
+        computed: bool,
+        streaming: bool,
+        metered: bool = True,
+        times: int = 1,
     ) -> Ticket:
-        """Take a permit of this worker and make the ticket. Raises `Overloaded`."""
+        """Take a permit of this worker and make the ticket. Raises `Overloaded`.
+
+        A computed call has `times` the time of one that asks for little, and no longer than its caller waits.
+        """
         assert call.caller is not None
         permits = self._permits(computed, streaming)
         if permits is not None:
             permits.take()
         now, started = self._clock.now(), self._clock.monotonic()
         self._open_calls.open(call.id, now)
-        deadline = min(started + self._timeout_s, call.deadline) if computed and not streaming else NO_DEADLINE
+        deadline = min(started + times * self._timeout_s, call.deadline) if computed and not streaming else NO_DEADLINE
         return Ticket(
             call.id, call.caller, operation, unit, deadline, now, started, streaming, metered,
             call.request_id, call.credential.address, call.credential.user_agent, call.grant, Meter(), call.on_behalf_of,

@@ -82,7 +82,7 @@ class Settings:
     # Limits of a request
     max_concurrent_requests: Annotated[int, Variable("MAX_CONCURRENT_REQUESTS", integer(1, 100_000), "computed calls under way at once; past it 503")] = 100
     max_streams: Annotated[int, Variable("MAX_STREAMS", integer(1, 100_000), "streams open at once; past it 503")] = 256
-    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", integer(10, 3_600_000), "milliseconds a computed call may take; past it 504")] = 5000
+    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", integer(10, 3_600_000), "milliseconds a computed call may take, as often again for every 256 texts or 4 images beyond the first; past it 504")] = 5000
     server_read_timeout_secs: Annotated[float, Variable("SERVER_READ_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds for a request's head, and for a stall in its body")] = 15.0
     server_write_timeout_secs: Annotated[float, Variable("SERVER_WRITE_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds a reader may stall between two writes")] = 30.0
     server_idle_timeout_secs: Annotated[float, Variable("SERVER_IDLE_TIMEOUT_SECS", number(0.1, 3600), "seconds an idle connection is kept")] = 120.0

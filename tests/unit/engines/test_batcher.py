@@ -358,3 +358,11 @@ def test_a_newcomer_waits_for_at_most_two_batches_a_bulk_caller(
     while newcomer not in (batch := queue.take(0.0).batch):
         tokens += sum(one.cost for one in batch)
         assert tokens <= 2 * BUDGET * len(bulk)
+
+
+def test_until_a_caller_has_its_own_the_others_have_as_much_each_at_most() -> None:
+    queue = batcher()
+    assert queue.until("one", 32) == 32
+    queued(queue, entry("one", 100), entry("two", 16), entry("three", 256))
+    assert queue.until("one", 32) == 112 + 32 + 16 + 144
+    assert queue.until("four", 16) == 16 + 16 + 16 + 16

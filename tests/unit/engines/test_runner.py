@@ -623,6 +623,40 @@ class Paced(Capitals):
         return super().compute(item)
 
 
+@on_a_loop
+async def test_what_would_come_too_late_is_refused_at_once() -> None:
+    """By what is computed before it: of another caller no more than of this one, and nothing when nobody waits."""
+    clock = ManualClock()
+    runner = started(Paced(clock), now=clock)
+    await submit(runner, *("w" * 100))
+    engine = Paced(clock, held=True)
+    await runner.swap(engine)
+
+    def ask(word: str, tenant: str, within: float, length: int = 10) -> asyncio.Task[Any]:
+        items = [Submission(Item(word, length), None)]
+        return asyncio.create_task(runner.submit(items, tenant=tenant, deadline=clock() + within))
+
+    running = ask("running", "one", math.inf)
+    await engine.entered()
+    alone = ask("alone", "one", 100, length=100_000)
+    await queued(alone)
+    alone.cancel()
+    await asyncio.wait([alone])
+    bulk = ask("bulk", "one", math.inf, length=30_000)
+    await queued(bulk)
+    with pytest.raises(Overloaded, match="would not come in time to 16 more of this caller; try again in 30 s"):
+        await ask("late", "one", 40)
+    asked = [ask("soon enough", "one", 50), ask("somebody else", "two", 40)]
+    await queued(*asked)
+    assert alone.cancelled()
+    assert not any(task.done() for task in asked)
+    for task in asked:
+        task.cancel()
+    engine.let_go()
+    await asyncio.gather(running, bulk)
+    await runner.stop(1)
+
+
 @pytest.mark.parametrize(
     ("waiting", "retry_after_s"),
     [(96, 1), (992, 1), (1008, 2), (2512, 3), (59_504, 60), (1_000_000, 60)],

@@ -125,6 +125,7 @@ def test_a_ticket_names_its_holder() -> None:
         ticket = await house.enter(await house.key())
         assert (ticket.tenant, ticket.deadline) == ("a@b", 1005.0)
         assert house.gate.calls.taken == 1
+        assert (await house.enter(await house.key(), times=8)).deadline == 1040.0
 
     asyncio.run(scenario())
 
