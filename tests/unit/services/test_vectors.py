@@ -31,9 +31,9 @@ class Counting(BoundedThreads):
 
     used = 0
 
-    async def run(self, ticket: Any, work: Any, *, is_begun: bool = False) -> Any:
+    async def run(self, ticket: Any, work: Any, **options: Any) -> Any:
         self.used += 1
-        return await super().run(ticket, work, is_begun=is_begun)
+        return await super().run(ticket, work, **options)
 
 
 def ask(ticket: Any = None, **fields: Any) -> Any:
