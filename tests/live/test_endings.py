@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from servers import PostgresServer, RedisServer
 from servers.worker import PHALANX, WorkerProcess
 
 END_S = 60.0
+SLOW = (sys.executable, str(Path(__file__).parent / "slow_worker.py"))
+ENDED = "ended while threads still compute"
 
 
 def end_impatiently(worker: WorkerProcess, number: signal.Signals) -> int:
@@ -58,6 +61,17 @@ def test_further_signals_change_nothing_for_several(
     assert "QDRANT_URL" in warned["reason"]
     worker.wait_for_line("accepting")
     assert end_impatiently(worker, signal.SIGTERM) == 0
+
+
+def test_a_worker_that_is_still_loading_ends_soon(tmp_path: Path, text_models: Path) -> None:
+    """All is closed in order; the thread that loads is waited for no longer than a few seconds, and named."""
+    worker = WorkerProcess(tmp_path, text_models, {"SERVICES": "text"}, command=SLOW)
+    worker.wait_for_line("loading")
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(END_S) == 0
+    (stopped, left) = [line for line in worker.lines() if line["event"] in ("stopped", ENDED)]
+    assert (stopped["event"], left["event"]) == ("stopped", ENDED)
+    assert any(place.startswith("uvloop_0: ") for place in left["threads"])
 
 
 def test_collections_that_are_asked_for_by_name_are_refused_without_qdrant(tmp_path: Path, no_models: Path) -> None:

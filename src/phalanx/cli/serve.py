@@ -20,7 +20,7 @@ import uvloop
 
 import phalanx
 from phalanx.app import ONE_PROCESS, App, build, http_edge, own_worker
-from phalanx.app.closing import Closing
+from phalanx.app.closing import Closing, leave
 from phalanx.cli.supervise import supervise, tls_files
 from phalanx.cli.worker import read_settings
 from phalanx.contract.services import PORTS
@@ -136,6 +136,7 @@ async def _serve_alone(settings: Settings) -> None:
             if watched:
                 await metrics.drain()
     ignore_signals()
+    leave(app.log)
 
 
 def own_ports(services: Sequence[str]) -> dict[str, str]:
@@ -162,6 +163,7 @@ async def _serve_in(seat: Seat, given: Mapping[str, str]) -> None:
             lifeline.fail(error.detail if isinstance(error, PhalanxError) else str(error))
             raise
     ignore_signals()
+    leave(structlog.get_logger("phalanx"))
 
 
 async def _serve_shared(settings: Settings, seat: Seat, lifeline: Lifeline, fields: Mapping[str, str]) -> None:

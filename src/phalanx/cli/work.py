@@ -13,6 +13,7 @@ import uvloop
 
 import phalanx
 from phalanx.app import build, queue_workers
+from phalanx.app.closing import leave
 from phalanx.cli.serve import load_and_watch, request_log
 from phalanx.cli.worker import read_settings
 from phalanx.edges.metrics_server import metrics_server
@@ -70,6 +71,7 @@ async def _work(settings: Settings) -> None:
             await asyncio.gather(loading, return_exceptions=True)
     app.log.info("stopped")
     ignore_signals()
+    leave(app.log)
 
 
 async def _until_told(workers: list[QueueWorker], log: Log, drain_s: float) -> None:
