@@ -20,7 +20,8 @@ from servers.worker import PHALANX, WorkerProcess
 
 T = TypeVar("T")
 W = TypeVar("W", bound=WorkerProcess)
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
+"""A job that kills takes four deaths of its worker: two minutes where nothing else runs, and more on a busy machine."""
 BULK = 500
 POISONED = [sys.executable, str(Path(__file__).parent / "poisoned_worker.py")]
 
