@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from phalanx.cli import app
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.spec import TextSpec
 from phalanx.engines.text.vectors import unit
-from phalanx.models.conversion.quantize import QuantizeReport, quantize
+from phalanx.models.conversion.quantize import GOLDEN, QuantizeReport, quantize
+from phalanx.models.store import ModelStore
 
 DATA = Path(__file__).parent / "data"
 TEXTS: list[str] = [json.loads(line)["text"] for line in (DATA / "minilm_texts.jsonl").read_text().splitlines()]
@@ -52,3 +55,32 @@ def test_every_reference_text_is_near_and_company_changes_nothing(
     order = np.random.default_rng(2).permutation(len(prepared))[:64]
     together = unit(np.stack(model.run([prepared[i] for i in order])))
     assert np.einsum("nd,nd->n", alone[order], together).min() >= 0.99998
+
+
+def test_the_int8_form_serves_and_can_be_taken_back(
+    quantized: tuple[Path, QuantizeReport], models_dir: Path, tmp_path: Path
+) -> None:
+    """Quantised twice, here and by the command, it is one version; a rollback brings float32 back."""
+    name = "all-MiniLM-L6-v2"
+    shutil.copytree(models_dir / name, tmp_path / name)
+    store = ModelStore(tmp_path)
+    plain = store.active(name).version
+    files = {file: quantized[0] / file for file in ("model.onnx", GOLDEN)}
+    known = store.add_variant(name, plain, "int8", files).version
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, ["models", "--model-dir", str(tmp_path), *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def active() -> list[str]:
+        models = {model["name"]: model for model in json.loads(run("list", "--json"))}
+        return list(models[name]["active"])
+
+    assert active() == [plain]
+    assert f"{known} is active" in run("quantize", name, "--int8")
+    assert active() == [known]
+    assert known.endswith("-int8")
+    run("verify")
+    run("activate", name, plain)
+    assert active() == [plain]
