@@ -38,6 +38,7 @@ SCRIPTS = (
     "endurance",
     "concurrency",
     "flood",
+    "image_flood",
     "throughput",
 )
 """The order of a whole run: what is right first, then what is fast."""

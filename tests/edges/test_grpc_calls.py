@@ -212,7 +212,7 @@ def test_the_caller_s_deadline_ends_the_work(worker: Any, rpc: RpcClient) -> Non
 
 
 def test_the_earlier_deadline_counts(worker: Any, rpc: RpcClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller's or ours; a ticket has the one that is sooner."""
+    """The caller's or ours; a ticket has the one that is sooner. Ours is longer for a call of many."""
     found = []
     gate = worker.app.entrance.gate
     reserve = gate.reserve
@@ -224,10 +224,15 @@ def test_the_earlier_deadline_counts(worker: Any, rpc: RpcClient, monkeypatch: p
     monkeypatch.setattr(gate, "reserve", note)
     for within_s in (1.5, 60.0, None):
         rpc.call(EMBED, HELLO, within_s=within_s)
-    left = [ticket.deadline - ticket.started for ticket in found]
+    many = {"texts": [f"one of many, {number}" for number in range(300)]}
+    for within_s in (7.5, None):
+        rpc.call(EMBED, many, within_s=within_s)
+    left = [ticket.deadline - ticket.started for ticket in found if ticket.operation == "text.embed"]
     # On its way a deadline is rounded up.
     assert 0 < left[0] < 2.0
-    assert left[1:] == pytest.approx([5.0, 5.0])
+    assert left[1:3] == pytest.approx([5.0, 5.0])
+    assert 0 < left[3] < 8.0
+    assert left[4] == pytest.approx(10.0)
 
 
 def test_a_server_stream_is_whole_and_in_order(rpc: RpcClient) -> None:
