@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import bullmq
 import pytest
 
 from edges.conftest import Worker
@@ -163,6 +164,27 @@ def test_a_final_failure_is_told_once(hooked: Hooked) -> None:
     assert (message["type"], message["data"]["id"]) == ("job.failed", job_id)
     assert message["data"]["error"]["code"]
     assert "result" not in message["data"]
+
+
+def test_a_job_that_was_damaged_in_redis_is_told_as_failed(hooked: Hooked) -> None:
+    if not hooked.on_redis:
+        pytest.skip("nobody else writes to the database")
+    job_id = hooked.queue("/damaged", delay_ms=3_600_000)
+
+    async def damage() -> None:
+        queue = bullmq.Queue("hooked", {"connection": str(hooked.worker.app.settings.jobs_url)})
+        try:
+            job = await bullmq.Job.fromId(queue, job_id)
+            await queue.backend.conn.hset(f"bull:hooked:{job_id}", mapping={"opts": "[", "ats": "x"})
+            await job.promote()
+        finally:
+            await queue.close()
+
+    hooked.worker.run(damage())
+    ((headers, body),) = hooked.heard("/damaged")
+    message = json.loads(body)
+    assert (headers["webhook-id"], message["type"]) == (job_id, "job.failed")
+    assert message["data"]["error"]["code"] == "invalid_request"
 
 
 def test_a_receiver_that_fails_hears_again_and_the_queue_goes_on(hooked: Hooked) -> None:

@@ -169,7 +169,12 @@ def test_a_job_that_cannot_be_read_says_why(changes: dict[str, str], said: str, 
 
 def test_data_that_do_not_decode_are_for_the_row() -> None:
     found = readable({**SOUND, "data": "{"})
-    assert (found.problem, found.fields["data"]) == ("", "null")
+    assert (found.problem, found.fields["data"], found.data) == ("", "null", b"{")
+
+
+def test_data_that_are_no_text_are_not_run() -> None:
+    found = readable({**SOUND, "data": '"\udcff"'})
+    assert (found.problem, found.data) == ("the job's data is not UTF-8", b"")
 
 
 def test_attempts_are_spaced_as_their_producer_says() -> None:

@@ -18,7 +18,7 @@ KEEPS = ("removeOnComplete", "removeOnFail")
 
 
 class Readable(NamedTuple):
-    """The fields of a job. `problem` says what is wrong with it, if anything; `broken` are fields that Redis must lose.
+    """The fields of a job, and its data apart. `problem` says what is wrong with it, if anything; `broken` are fields that Redis must lose.
 
     BullMQ's scripts add to numbers and decode the parent: a job could not be told as failed while they cannot.
     """
@@ -26,6 +26,7 @@ class Readable(NamedTuple):
     fields: dict[str, Any]
     problem: str = ""
     broken: tuple[str, ...] = ()
+    data: bytes = b""
 
 
 def readable(raw: Mapping[str, Any], ours: tuple[str, ...] = ()) -> Readable:
@@ -40,12 +41,16 @@ def readable(raw: Mapping[str, Any], ours: tuple[str, ...] = ()) -> Readable:
         broken += tuple(name for name in ("parent", "parentKey") if name in raw)
         problem = "the job's parent cannot be read"
         fields.pop("parentKey", None)
+    try:
+        data = str(raw.get("data", "")).encode()
+    except UnicodeEncodeError:
+        data, problem = b"", problem or "the job's data is not UTF-8"
     if problem:
         fields["opts"] = "{}"
     # The data are for the row; those of a repeated job go on to its next.
     if "rjk" not in fields or not _is_json(fields.get("data", "")):
         fields["data"] = "null"
-    return Readable(fields, problem, broken)
+    return Readable(fields, problem, broken, data)
 
 
 def _problem(options: str) -> str:

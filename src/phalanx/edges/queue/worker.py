@@ -142,8 +142,7 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
             return await super().nextJobFromJobData(job_data, job_id, limit_until, delay_until, token)
         found = readable(job_data, (ALONE, BILLED_AT))
         job = await super().nextJobFromJobData(found.fields, job_id, limit_until, delay_until, token)
-        job.phalanx_found, job.phalanx_data = found, job_data.get("data", "")
-        job.phalanx_delivery = None
+        job.phalanx_found, job.phalanx_delivery = found, None
         return job
 
     async def processJob(self, job: Any, token: str) -> None:  # noqa: N802 - BullMQ's name
@@ -182,17 +181,12 @@ class QueueWorker(bullmq.Worker):  # type: ignore[misc]
         return Failed(Internal(), again=True)
 
     async def _outcome(self, job: Any) -> Outcome:
-        raw, problem, broken = job.phalanx_found
+        raw, problem, broken, data = job.phalanx_found
         if broken:
             await self._patiently(lambda: self.client.hdel(self.backend.toKey(job.id), *broken))
-        try:
-            data = job.phalanx_data.encode()
-            if problem:
-                raise ValueError(problem)
-        except ValueError as error:
-            said = "the job's data is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
-            return self._edge.refuse(await self._delivery(job, b""), InvalidRequest(said))
         delivery = await self._delivery(job, data)
+        if problem:
+            return self._edge.refuse(delivery, InvalidRequest(problem))
         if job.deferredFailure:
             return self._edge.refuse(delivery, JobQuarantined("another worker gave the job up as stalled too often"))
         if not job.stalledCounter:
