@@ -246,11 +246,11 @@ class CollectionService:
         """
         organisation = organisation_of(ticket.caller, request.organisation)
         contract, records = self._contracts.asked(request), self._registry.records
-        if (
-            await records.find(organisation, request.name) is None
-            and len(await records.list(organisation, limit=MAX_COLLECTIONS)) >= MAX_COLLECTIONS
-        ):
-            raise Conflict(f"an organisation may have {MAX_COLLECTIONS} collections, as this one has")
+        if await records.find(organisation, request.name) is None:
+            if len(await records.list(organisation, limit=MAX_COLLECTIONS)) >= MAX_COLLECTIONS:
+                raise Conflict(f"an organisation may have {MAX_COLLECTIONS} collections, as this one has")
+            # What is listed is there: nothing is, while no vectors could be kept.
+            await self._registry.store.places()
         record = CollectionRecord(
             organisation, request.name, request.kind, new_place(organisation, request.name), encode_contract(contract),
             self._clock.now(),

@@ -44,6 +44,7 @@ from phalanx.errors import (
     Overloaded,
     PhalanxError,
     TooLarge,
+    Unavailable,
     UnreadableInput,
 )
 from phalanx.ports import Point
@@ -224,6 +225,19 @@ class TestCollections:
         assert await house.store.places() == [made.place]
         assert made.place.startswith("org-1-")
         assert "__books__" in made.place
+
+    async def test_nothing_is_listed_that_could_not_be_made(self, house: House, monkeypatch: Any) -> None:
+        """As where another process has the folder of the vectors open."""
+
+        async def refused(*_: Any, **__: Any) -> Any:
+            raise Unavailable("the vectors are away")
+
+        for name in ("places", "create"):
+            monkeypatch.setattr(house.store, name, refused)
+        assert await code_of(house.create()) == "unavailable"
+        assert await house.records.list_all() == []
+        monkeypatch.undo()
+        assert (await house.create()).name == "books"
 
     async def test_once_more_is_the_same_and_otherwise_a_conflict(self, house: House) -> None:
         made = await house.create("colours", "vectors", dimensions=3)
