@@ -95,6 +95,15 @@ def test_a_leaning_face_has_its_roll(detector: FaceDetector, degrees: float) -> 
     assert np.abs(face.keypoints[:4] - expected[:4]).max() < 0.06 * BOX[2]
 
 
+@pytest.mark.parametrize("degrees", [75, 90, *range(135, 300, 15)])
+def test_a_face_that_is_upside_down_is_found_as_it_lies(detector: FaceDetector, degrees: int) -> None:
+    """Not as an upright one in the same place, whose eyes would be where the mouth is."""
+    turn = cv2.getRotationMatrix2D((224, 124), -degrees, 1.0) + np.array([[0, 0, 32], [0, 0, 132]])
+    (face,) = detect(detector, np.asarray(cv2.warpAffine(astronaut(), turn, (512, 512)), np.uint8))
+    expected = LANDMARKS @ turn[:, :2].T + turn[:, 2]
+    assert np.abs(face.keypoints[:4] - expected[:4]).max() < 0.08 * BOX[2]
+
+
 @pytest.mark.parametrize("size", [160, 256, 1024, 3000])
 def test_size_does_not_matter(detector: FaceDetector, size: int) -> None:
     how = cv2.INTER_AREA if size < 512 else cv2.INTER_CUBIC

@@ -20,9 +20,9 @@ from phalanx.errors import PhalanxError
 
 Mode = Literal["full", "short", "auto", "tiled"]
 """full: full range finds the faces; short: short range does, for selfies and other near faces; auto: full range, short
-range where that sees nothing, and full range in the halves of a picture in which more and smaller faces are to be expected;
-tiled: full range, in the whole picture and in overlapping parts of it, for many or small faces. In each, short range then
-looks nearer."""
+range where that sees nothing, full range upside down where that does not either, and full range in the halves of a picture in
+which more and smaller faces are to be expected; tiled: full range, in the whole picture and in overlapping parts of it, for
+many or small faces. In each, short range then looks nearer."""
 
 THRESHOLD: Final = 0.5
 """Score from which something is a face. Full range finds faces of a twentieth of the image with it, and no false one
@@ -48,6 +48,11 @@ in the reference photos, turned and shrunk, all faces have."""
 ALONE: Final = 0.3
 """By how much short range must exceed the threshold where full range saw nothing: a cat and a wheel of colours reach 0.7, of 81
 near faces, cut to chin and brow, dark and blurred ones too, all that are found at all have 0.8."""
+
+UPRIGHT: Final = 0.85
+"""Score of short range below which a face is looked at upside down too, and from which it then lies so. Of 409 finds in ten photos
+and their mirror images, turned by 15° each, 373 of the 374 that are the right way round have 0.86 or more, and 0.77 at most
+looked at the other way; of 35 that full range took the wrong way 33 have 0.81 at most, and 31 have 0.86 or more the other way."""
 
 GROUP: Final = 7
 """Smaller than this part of the picture's longer side, a face has smaller ones beside it that full range may miss: in montages it
@@ -157,6 +162,8 @@ class Lane:
         if mode == "auto" and not kept:
             near = self._seen(self.short, letterbox(image, SHORT_RANGE.size), threshold)
             kept = self._look_again(image, near, threshold + ALONE)
+        if mode == "auto" and not kept:
+            kept = self._look_again(image, self._seen(self.full, looks.first.turned(), threshold), threshold + ALONE)
         if mode == "tiled":
             kept += self._in_tiles(image, kept, threshold, LEVELS)
         elif mode == "auto" and _is_group(kept, image):
@@ -193,18 +200,31 @@ class Lane:
         return _apart([*sure, *faces[MAX_SECOND_LOOKS:]])
 
     def _seen_again(self, image: Image, face: Face, threshold: float) -> Face | None:
-        """Return what short range sees of a face, with at least `threshold`, in an upright square around it."""
+        """Return what short range sees of a face, with at least `threshold`, in an upright square around it.
+
+        Full range takes some faces that are upside down for upright ones, so what is not sure is turned round too.
+        """
+        seen, score = self._nearest(image, face, 0.0, threshold)
+        if score >= UPRIGHT:
+            return seen
+        turned, _ = self._nearest(image, face, math.pi, max(threshold, UPRIGHT))
+        return turned or seen
+
+    def _nearest(self, image: Image, face: Face, turn: float, threshold: float) -> tuple[Face | None, float]:
+        """Return what short range sees in a square around a face, turned by `turn` beyond upright, with its score; 0 for none."""
         box = face.box
         centre = (box.x + box.width / 2, box.y + box.height / 2)
-        square = cut_square(image, centre, SECOND_LOOK * max(box.width, box.height), roll_of(face), SHORT_RANGE.size)
+        angle = roll_of(face) + turn
+        square = cut_square(image, centre, SECOND_LOOK * max(box.width, box.height), angle, SHORT_RANGE.size)
         found = self.short.find(square, threshold)
         if not len(found.scores):
-            return None
+            return None, 0.0
         offsets = [math.hypot((x + r) / 2 - 0.5, (y + b) / 2 - 0.5) for x, y, r, b in found.boxes.tolist()]
         nearest = offsets.index(min(offsets))
         if offsets[nearest] > NEARER:
-            return None
-        return _face(found, nearest, square, score=max(face.score, float(found.scores[nearest])))
+            return None, 0.0
+        score = float(found.scores[nearest])
+        return _face(found, nearest, square, score=max(face.score, score)), score
 
 
 class Looker(Protocol):

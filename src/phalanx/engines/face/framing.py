@@ -27,6 +27,11 @@ class Square(NamedTuple):
         mapped = parts @ self.to_image[:, :2].T + self.to_image[:, 2]
         return mapped.astype(np.float32)
 
+    def turned(self) -> Square:
+        """Return the square upside down."""
+        linear = self.to_image[:, :2]
+        return Square(self.pixels[::-1, ::-1], np.column_stack((-linear, self.to_image[:, 2] + linear.sum(axis=1))))
+
 
 def letterbox(image: Image, size: int) -> Square:
     """Return the whole image in the middle of a square of `size` pixels, with black beside it."""

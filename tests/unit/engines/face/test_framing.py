@@ -29,6 +29,14 @@ def test_a_letterbox_holds_the_whole_image_and_knows_the_way_back(height: int, w
     assert square.points(last) == pytest.approx([width, height], abs=missing + 1e-3)
 
 
+def test_a_square_that_is_turned_knows_the_way_back_too() -> None:
+    square = letterbox(image(300, 500), 192)
+    turned = square.turned()
+    assert np.array_equal(turned.pixels, square.pixels[::-1, ::-1])
+    for part in ((0.0, 0.0), (0.25, 0.7), (1.0, 0.5)):
+        assert turned.points(np.array(part)) == pytest.approx(square.points(1 - np.array(part)), abs=1e-3)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.3, -1.2, math.pi])
 @pytest.mark.parametrize("side", [40.0, 128.0, 300.0])
 def test_a_square_shows_what_its_matrix_says(angle: float, side: float) -> None:
