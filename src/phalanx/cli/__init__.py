@@ -46,12 +46,12 @@ app.add_typer(usage.app, name="usage")
 app.add_typer(users.app, name="users")
 app.command("serve")(serve.serve)
 app.command("work")(work.work)
-app.command("doctor")(doctor.doctor)
-app.command("init")(setup.init)
+app.command("doctor", epilog="Example: PORT=9000 phalanx doctor")(doctor.doctor)
+app.command("init", epilog="Example: DATA_DIR=/srv/phalanx phalanx init")(setup.init)
 app.command("embed")(embed.embed)
 app.add_typer(faces.app, name="faces")
 app.command("call")(call.call_operation)
-app.command("settings")(setup.settings)
+app.command("settings", epilog="Example: phalanx settings | grep REDIS")(setup.settings)
 
 
 def _print_version(wanted: bool) -> None:

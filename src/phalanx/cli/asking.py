@@ -11,7 +11,8 @@ import uvloop
 
 from phalanx.app import App
 from phalanx.app.models import Kind
-from phalanx.cli.faces.asking import read_key
+from phalanx.cli.faces.asking import read_key, wanting_a_key
+from phalanx.cli.requests import worded
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.collections import CollectionView, ListCollectionsRequest, ListCollectionsResponse
 from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -112,8 +113,9 @@ def asking(
         return with_app(here)
 
     async def elsewhere() -> T:
-        async with WorkerClient(url, read_key(key)) as client:
-            return await work(Elsewhere(client))
+        with wanting_a_key(key):
+            async with WorkerClient(url, read_key(key)) as client:
+                return await work(Elsewhere(client))
 
     return uvloop.run(elsewhere())
 
@@ -136,4 +138,4 @@ def request_of(request: type[T], /, **fields: Any) -> T:
     try:
         return msgspec.convert(fields, request)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error)) from None
+        raise InvalidRequest(worded(error, fields)) from None

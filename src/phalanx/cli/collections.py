@@ -211,9 +211,9 @@ def reembed(
     Of faces the images are needed, the same files that were enrolled: they
     are known by their digests, whatever they are called now.
 
-    The collection goes on answering meanwhile, and takes writes. What was stopped half
-    way goes on where it was. Vectors in files of this machine belong to the
-    worker that runs: name it by --url, or stop it first.
+    The collection goes on answering meanwhile, and takes writes. What was
+    stopped half way goes on where it was. Vectors in files of this machine
+    belong to the worker that runs: name it by --url, or stop it first.
     """
 
     async def work(asks: Asks) -> ReembedView:

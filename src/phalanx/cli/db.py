@@ -12,14 +12,14 @@ from phalanx.stores.sql.database import migrate as migrate_schema
 app = typer.Typer(help="Migrate and check the database.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(epilog="Example: DATABASE_URL=postgresql://… phalanx db migrate")
 def migrate() -> None:
     """Bring the database to this version's schema; one that is there already is left alone."""
     migrate_schema(read_settings().database)
     typer.echo("The database has this version's schema.")
 
 
-@app.command()
+@app.command(epilog="Example: phalanx db check || phalanx db migrate")
 def check() -> None:
     """Say whether the database has this version's schema; exit status 1 when it has not."""
     if not check_schema(read_settings().database):

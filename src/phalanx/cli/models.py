@@ -140,7 +140,7 @@ def activate(
     versions: Annotated[
         list[str],
         typer.Argument(
-            metavar="VERSION...", help="A version as `phalanx models list` shows it, or several, each =WEIGHT."
+            metavar="VERSION", help="A version as `phalanx models list` shows it, or several, each =WEIGHT."
         ),
     ],
 ) -> None:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import typer
 
+from phalanx.contract.collections import CollectionName
+from phalanx.contract.keys import ALL_SCOPES, Email
+from phalanx.contract.usage import Day
+
 T = TypeVar("T")
+
+_FORMS = (
+    (Email, "no email address, such as ann@example.org"),
+    (Day, "no day, such as 2026-11-30"),
+    (
+        CollectionName,
+        "no name for a collection: lower-case letters and digits, also - and _ behind the first, 63 in all",
+    ),
+)
+"""What a regular expression of the contract asks for, in words."""
 
 
 def convert(fields: Mapping[str, Any], request: type[T]) -> T:
@@ -16,4 +30,16 @@ def convert(fields: Mapping[str, Any], request: type[T]) -> T:
     try:
         return msgspec.convert(fields, request)
     except msgspec.ValidationError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(worded(error, fields)) from None
+
+
+def worded(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> str:
+    """Return what is wrong with the fields of a request, as a user of the command line is told it."""
+    text = str(error)
+    what, _, place = text.partition(" - at `$.")
+    for kind, words in _FORMS:
+        if repr(get_args(kind)[1].pattern) in what:
+            return f"{fields.get(place.rstrip('`'))!r} is {words}"
+    if place.startswith("scopes["):
+        return f"{what}; scopes are {', '.join(ALL_SCOPES)}"
+    return text

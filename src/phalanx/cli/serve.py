@@ -73,7 +73,7 @@ class Seat(NamedTuple):
 
 def serve(
     services: list[str] = typer.Argument(
-        None, metavar="[SERVICE]...", help="Services to serve, in place of SERVICES: one or several, by default all."
+        None, metavar="SERVICE", help="Services to serve, in place of SERVICES: one or several, by default all."
     ),
     port: str = typer.Option("", "--port", metavar="PORT", help="Port of the HTTP edge, in place of PORT."),
     workers: str = typer.Option("", "--workers", metavar="N", help="Worker processes, in place of WORKERS."),
@@ -84,11 +84,14 @@ def serve(
 ) -> None:
     """Serve over HTTP, and over gRPC where GRPC_PORT is set, until SIGTERM or Ctrl-C; a second signal ends the draining at once.
 
-    Several workers share the port and the metrics listener; SIGHUP then replaces them one after the other.
+    Several workers share the port and the metrics listener; SIGHUP then
+    replaces them one after the other.
 
-    SERVICE is text, face-detection, face-embedding, image-processing, similarity or collections, or for several faces,
-    images or vectors. Alone, face-detection listens on port 8001, face-embedding on 8002, image-processing on 8003 and
-    similarity on 8004, and shows its metrics on 9501 to 9504.
+    SERVICE is text, face-detection, face-embedding, image-processing,
+    similarity or collections, or for several faces, images or vectors. Alone,
+    face-detection listens on port 8001, face-embedding on 8002,
+    image-processing on 8003 and similarity on 8004, and shows its metrics on
+    9501 to 9504.
 
     \b
     Examples:

@@ -66,7 +66,8 @@ def reconcile(
 ) -> None:
     """Compare the events with the daily sums and with this month's quota counters; exit status 1 when they differ.
 
-    A counter may differ for a moment while calls are under way; it is looked at for some seconds.
+    A counter may differ for a moment while calls are under way; it is looked at
+    for some seconds.
     """
     in_books, in_counters = with_app(lambda app: _compare(app, repair=repair))
     for difference in (*in_books, *in_counters):

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import typer
 import uvloop
@@ -27,14 +27,15 @@ from phalanx.telemetry import Log, configure_logs
 def work(
     queues: list[str] = typer.Argument(
         None,
-        metavar="[QUEUE]...",
+        metavar="QUEUE",
         help="Queues to take jobs from, in place of all of QUEUES: name, prefix:name or name=key-id.",
     ),
     concurrency: str = typer.Option("", "--concurrency", metavar="N", help="In place of QUEUE_CONCURRENCY."),
 ) -> None:
     """Take jobs from BullMQ's queues in Redis until SIGTERM or Ctrl-C; a second signal gives back at once what runs.
 
-    A job's name is an operation, its data the operation's request. A queue that QUEUES binds to a key keeps it.
+    A job's name is an operation, its data the operation's request. A queue that
+    QUEUES binds to a key keeps it.
 
     \b
     Examples:
@@ -51,8 +52,9 @@ def work(
 
 
 async def _work(settings: Settings) -> None:
-    async with build(settings, is_serving=True) as app, _metrics(settings, app.metrics.registry, app.log) as bound:
+    async with build(settings, is_serving=True) as app, AsyncExitStack() as held:
         workers = queue_workers(app, requests=request_log(app, {}))
+        bound = await held.enter_async_context(_metrics(settings, app.metrics.registry, app.log))
         if not settings.is_shared:
             app.log.warning("without DATABASE_URL and REDIS_URL this must be the only process on its DATA_DIR")
         loading = asyncio.create_task(load_and_watch(app))

@@ -25,7 +25,16 @@ from phalanx.contract.gallery import (
     ListPersonsResponse,
     SearchMeaning,
 )
-from phalanx.errors import Conflict, ContractMismatch, InvalidRequest, LowQuality, NotFound, PhalanxError, Unavailable
+from phalanx.errors import (
+    Conflict,
+    ContractMismatch,
+    InvalidRequest,
+    LowQuality,
+    NotFound,
+    PhalanxError,
+    Unauthenticated,
+    Unavailable,
+)
 from pictures import quarters, saved
 
 BOX = BoundingBox(x=100, y=150, width=200, height=220)
@@ -193,6 +202,18 @@ def test_whose_collection_it_is(services: Services) -> None:
     assert run("enrol", "staff", "people", "--create").exit_code == 0
     (made,) = services.of("collections.create")
     assert (made.name, made.kind, made.organisation) == ("staff", "faces", None)
+
+
+def test_who_is_sought_where_nothing_is_learns_how_to_look(services: Services) -> None:
+    """`identify` makes no collection."""
+    services.owners = []
+    assert "phalanx collections list" in refused("identify", "staff", "people").detail
+
+
+@pytest.mark.parametrize(("key", "said"), [(None, "--key @FILE"), ("fe_x", "not well formed")])
+def test_who_sent_no_key_is_told_of_the_option(key: str | None, said: str) -> None:
+    with pytest.raises(Unauthenticated, match=said), asking.wanting_a_key(key):
+        raise Unauthenticated("the API key is not well formed")
 
 
 def test_who_it_is_is_said_and_drawn(services: Services) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import os
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from phalanx.cli import main
+from phalanx.cli import app, main
+from servers.worker import PHALANX
 
 LONG = "x" * 300
 WRONG: list[tuple[str, int]] = [
@@ -109,7 +116,7 @@ def test_a_redis_that_cannot_be_reached_is_no_traceback(
 
 
 def test_a_port_that_is_taken_is_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A queue worker beside a worker meets its metrics' port."""
     monkeypatch.chdir(tmp_path)
@@ -121,6 +128,60 @@ def test_a_port_that_is_taken_is_no_traceback(
         for name, value in given.items():
             monkeypatch.setenv(name, value)
         assert run(["work", "jobs"], monkeypatch) == 1
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert "Traceback" not in out + err
     assert "set PROMETHEUS_BIND" in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("keys create nobody", "'nobody' is no email address, such as ann@example.org"),
+        ("keys create a@b.c --scope nothing", "scopes are text, faces, images"),
+        ("usage report --from yesterday", "'yesterday' is no day, such as 2026-11-30"),
+        (
+            "collections create Bad.Name texts --organisation a@b.c",
+            "'Bad.Name' is no name for a collection: lower-case",
+        ),
+    ],
+)
+def test_what_has_a_form_is_told_in_words(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No regular expression, no path into a request, nothing of a log."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("sys.argv", ["phalanx", *words.split()])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not any(odd in told.out + told.err for odd in ("regex", "$.", '"event"'))
+
+
+def test_work_that_has_no_queue_says_so_and_nothing_else(tmp_path: Path) -> None:
+    """Nothing has begun, so nothing is drained."""
+    environ = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "PROMETHEUS_BIND": "127.0.0.1:0"}
+    ended = subprocess.run([PHALANX, "work"], env=environ, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["QUEUE_REDIS_URL", "QUEUES"]
+
+
+def _commands(command: Any, path: tuple[str, ...] = ("phalanx",)) -> Iterator[tuple[str, Any]]:
+    below = getattr(command, "commands", {})
+    if not below:
+        yield " ".join(path), command
+    for name, one in below.items():
+        yield from _commands(one, (*path, name))
+
+
+ALL = dict(_commands(get_command(app)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_has_an_example_and_fits_eighty_columns(name: str) -> None:
+    """Lines of a paragraph are not joined anew, so a long one would be broken in its midst."""
+    command = ALL[name]
+    text = inspect.cleandoc(command.help)
+    assert "xample" in text + (command.epilog or "")
+    assert not [line for paragraph in text.split("\n\n")[1:] for line in paragraph.split("\n") if len(line) > 78]

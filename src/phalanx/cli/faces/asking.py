@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -26,6 +26,7 @@ from phalanx.errors import (
     RateLimited,
     SeveralFaces,
     TooLarge,
+    Unauthenticated,
     UnreadableInput,
     UnsupportedMediaType,
 )
@@ -132,8 +133,9 @@ def asking(whom: Whom, work: Callable[[Asks], Awaitable[T]]) -> T:
     url = whom.url
 
     async def elsewhere() -> T:
-        async with _client(url, whom.key) as asks:
-            return await work(asks)
+        with wanting_a_key(whom.key):
+            async with _client(url, whom.key) as asks:
+                return await work(asks)
 
     return uvloop.run(elsewhere())
 
@@ -142,6 +144,17 @@ def asking(whom: Whom, work: Callable[[Asks], Awaitable[T]]) -> T:
 async def _client(url: str, key: Secret | None) -> AsyncIterator[Elsewhere]:
     async with WorkerClient(url, key) as client:
         yield Elsewhere(client, url)
+
+
+@contextmanager
+def wanting_a_key(key: object | None) -> Iterator[None]:
+    """Word the refusal of who sent no key by the option that sends one."""
+    try:
+        yield
+    except Unauthenticated as error:
+        if key is not None:
+            raise
+        raise Unauthenticated("the worker asks for an API key: --key @FILE") from error
 
 
 def read_key(text: str | None) -> Secret | None:

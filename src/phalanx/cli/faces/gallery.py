@@ -139,7 +139,7 @@ def identify(
       phalanx faces identify staff party.jpg
       phalanx faces identify staff photos/ -o who.jsonl --draw named/
       phalanx faces identify staff door.jpg --face largest --threshold 0.5
-      phalanx faces identify staff photos/ --url http://127.0.0.1:8000 --key @key.txt
+      phalanx faces identify staff in/ --url http://127.0.0.1:8000 --key @key.txt
     """
     told = sitting(output=output, as_json=as_json, quiet=quiet, force=force, restart=restart, url=url, key=key)
     which = _which(face, several=True)
@@ -197,7 +197,7 @@ def _enrolling(
 
 
 def _identifying(asks: Asks, told: Sitting, template: IdentifyRequest, drawings: Drawings | None) -> Work:
-    owner = _Once(asks, told, template.name, template.organisation)
+    owner = _Once(asks, told, template.name, template.organisation, hint="`phalanx collections list` shows all")
 
     async def work(picture: Picture) -> Line:
         data = await asyncio.to_thread(picture.read)
@@ -221,12 +221,22 @@ def _identifying(asks: Asks, told: Sitting, template: IdentifyRequest, drawings:
 class _Once:
     """Looks a collection up when first asked, and knows then whose it is."""
 
-    def __init__(self, asks: Asks, told: Sitting, name: str, organisation: str | None, *, create: bool = False) -> None:
+    def __init__(
+        self,
+        asks: Asks,
+        told: Sitting,
+        name: str,
+        organisation: str | None,
+        *,
+        create: bool = False,
+        hint: str = "--create makes it",
+    ) -> None:
         self._asks = asks
         self._told = told
         self._name = name
         self._organisation = organisation
         self._create = create
+        self._hint = hint
         self._found: asyncio.Task[str | None] | None = None
 
     async def known(self) -> str | None:
@@ -253,7 +263,7 @@ class _Once:
                     f"several have a collection {self._name!r}: say --organisation, one of {', '.join(owners)}"
                 )
             if not owners and not self._create:
-                raise NotFound(f"there is no collection {self._name!r}; --create makes it")
+                raise NotFound(f"there is no collection {self._name!r}; {self._hint}")
             owner = next(iter(owners), None)
         if self._create:
             making = request_of(CreateCollectionRequest, name=self._name, kind="faces", organisation=owner)

@@ -16,7 +16,7 @@ from phalanx.errors import InvalidRequest
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH...", help="Pictures, folders with all below them, or - for one picture on standard input."
+        metavar="PATH", help="Pictures, folders with all below them, or - for one picture on standard input."
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=MIN_CONFIDENCE, max=1, help="Least score of a face.")]
