@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from phalanx.app import App
 from phalanx.app.models import models_to_pull
 from phalanx.cli.models import pull_model
+from phalanx.cli.tables import print_table
 from phalanx.cli.worker import call_here, read_settings, with_app
 from phalanx.contract.keys import ALL_SCOPES, CreateKeyRequest, CreateKeyResponse, ListKeysRequest, ListKeysResponse
 from phalanx.errors import PhalanxError
@@ -33,10 +32,8 @@ def init() -> None:
 
 def settings() -> None:
     """List every setting: its environment variable, default and meaning."""
-    table = Table("variable", "default", "meaning")
-    for row in reference():
-        table.add_row(*row)
-    Console().print(table)
+    rows = [(name, f"{meaning} [{default}]" if default else meaning) for name, default, meaning in reference()]
+    print_table(("variable", "meaning [default]"), rows)
 
 
 def _pull_models(settings: Settings) -> list[str]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from phalanx.cli.setup import settings
 from phalanx.cli.tables import print_table
+from phalanx.settings import reference
 
 HEAD = ("id", "email", "name", "tier", "billed")
 ID = "01a2000c-8948-769b-a057-1191c116ebc1"
@@ -63,6 +65,16 @@ def test_what_is_too_long_still_is_folded_but_not_the_id(capsys: Any, monkeypatc
     assert all(len(line) <= 54 for line in lines)
     folded = "".join(line[38:46].strip() for line in lines[1:3])
     assert folded == "ann@example.org"
+
+
+@pytest.mark.parametrize("width", ["60", "80"])
+def test_settings_are_whole_and_fit(capsys: Any, monkeypatch: Any, width: str) -> None:
+    """A name is there to be copied."""
+    monkeypatch.setenv("COLUMNS", width)
+    settings()
+    lines = capsys.readouterr().out.splitlines()
+    assert {name for name, _, _ in reference()} < {line.partition(" ")[0] for line in lines}
+    assert all(len(line) <= int(width) for line in lines)
 
 
 def test_nothing_is_a_head(capsys: Any, monkeypatch: Any) -> None:
