@@ -28,10 +28,10 @@ class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One `image`, or up to 32 `images`, to find faces in.
 
     `max_faces` keeps the largest. `detector`: full sees faces from a fifteenth of the image's longer side on, and half of
-    those of a twentieth; short is for near ones such as selfies. Auto is full, short where that sees none, and full over
-    halves of the image where that sees none or small ones, which are then seen from a twenty-fifth. Tiled is full over the
-    image and over small parts of it: faces from about 24 pixels in an image of at most 2,048, for fifty times the work. The
-    name of a detector of the operator's own, such as a YuNet, has that one look.
+    those of a twentieth; short is for near ones such as selfies. Auto is full, short where that sees none, full upside down
+    where that sees none either, and full over halves of the image where there are none or small ones, which are then seen
+    from a twenty-fifth. Tiled is full over the image and over small parts of it: faces from about 24 pixels in an image of
+    at most 2,048, for fifty times the work. The name of a detector of the operator's own, such as a YuNet, has that one look.
     """
 
     image: ImageInput | None = None
