@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Collection, Sequence
 
@@ -27,13 +25,14 @@ def print_table(
 ) -> None:
     """Print rows under their heads, the first column whole, and a last line `total`; `numbers` stand to the right.
 
-    Where a terminal, or COLUMNS, is too narrow, what of `spare` has no room, the first of them first, is left out, and standard
+    Where a terminal is too narrow, what of `spare` has no room, the first of them first, is left out, and standard
     error says so; what then is too long still is folded. What is piped is neither left out nor folded.
     """
     given = [columns, *rows, *((total,) if total else ())]
     widths = {name: max(_width(row[place]) for row in given) for place, name in enumerate(columns)}
-    is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if is_narrow else _needed(widths, columns))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_needed(widths, columns))
     shown = [name for name in columns if name not in spare]
     for name in reversed(spare):
         if _needed(widths, [*shown, name]) <= console.width:

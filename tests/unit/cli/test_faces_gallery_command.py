@@ -93,8 +93,9 @@ class Services:
         )  # type: ignore[assignment]
         meaning = SearchMeaning(compared=1, false_match_rate=None, false_positive_rate=None, meaning="")
         return IdentifyResponse(
-            model="m", metric="euclidean", threshold=0.6, search=meaning, faces=[face], landmarks_estimated=[]
-        )  # type: ignore[list-item]
+            model="m", metric="euclidean", threshold=0.6, search=meaning, landmarks_estimated=[],
+            faces=[face],  # type: ignore[list-item]
+        )  # fmt: skip
 
     def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]]) -> Any:
         async def once() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from phalanx.cli.setup import settings
 from phalanx.cli.tables import print_table
@@ -15,14 +16,18 @@ ID = "01a2000c-8948-769b-a057-1191c116ebc1"
 ROWS = [(ID, "ann@example.org", "[bold]laptop", "scale", "1,234"), (ID, "bob@example.org", "", "free", "7")]
 
 
+def on_terminal(monkeypatch: Any, width: int | None) -> None:
+    """Take standard output for a terminal, by Rich's own variable for it; for a pipe without a width."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "0" if width is None else "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width or 40))
+
+
 def shown(capsys: Any, monkeypatch: Any, width: int | None, rows: Any = ROWS, **rest: Any) -> tuple[list[str], str]:
-    if width is None:
-        monkeypatch.delenv("COLUMNS", raising=False)
-    else:
-        monkeypatch.setenv("COLUMNS", str(width))
+    on_terminal(monkeypatch, width)
     print_table(HEAD, rows, spare=("tier", "name"), numbers=("billed",), **rest)
     said = capsys.readouterr()
-    return said.out.splitlines(), said.err
+    return Text.from_ansi(said.out).plain.splitlines(), said.err
 
 
 @pytest.mark.parametrize("width", [None, 120])
@@ -67,14 +72,14 @@ def test_what_is_too_long_still_is_folded_but_not_the_id(capsys: Any, monkeypatc
     assert folded == "ann@example.org"
 
 
-@pytest.mark.parametrize("width", ["60", "80"])
-def test_settings_are_whole_and_fit(capsys: Any, monkeypatch: Any, width: str) -> None:
+@pytest.mark.parametrize("width", [60, 80])
+def test_settings_are_whole_and_fit(capsys: Any, monkeypatch: Any, width: int) -> None:
     """A name is there to be copied."""
-    monkeypatch.setenv("COLUMNS", width)
+    on_terminal(monkeypatch, width)
     settings()
-    lines = capsys.readouterr().out.splitlines()
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
     assert {name for name, _, _ in reference()} < {line.partition(" ")[0] for line in lines}
-    assert all(len(line) <= int(width) for line in lines)
+    assert all(len(line) <= width for line in lines)
 
 
 def test_nothing_is_a_head(capsys: Any, monkeypatch: Any) -> None:
