@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ class Shards:
         for left in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(left)
         for path in folder.glob(f"*/{FACTS}"):
-            if Facts.read(path.parent).erase:
-                self._place(path.parent.name)
+            # A place that is damaged says so when it is asked for; the others serve.
+            with suppress(Exception):
+                if Facts.read(path.parent).erase:
+                    self._place(path.parent.name)
 
     def do(self, call: Call) -> Any:  # noqa: C901 - one branch a call
         """Do a call and return what its answer holds. Raises `NotFound`, `Conflict`, `InvalidRequest`."""

@@ -273,6 +273,20 @@ async def test_what_is_erased_is_in_no_file(tmp_path: Path, is_restarted: bool) 
     await again.close()
 
 
+async def test_a_damaged_place_with_something_to_erase_holds_up_no_other(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "a" / "place.json").write_text('{"dimensions":8,"distance":"dot","indexed":[],"erase":true}')
+    (tmp_path / "b" / "place.json").write_text("{")
+    store = EdgeVectorStore(tmp_path, log=LOG)
+    await store.create("c", dimensions=8, distance="dot")
+    await store.upsert("c", [Point(name(1), drawn(1, 8)[0], {})])
+    assert await store.count("c") == 1
+    with pytest.raises(Unavailable):
+        await store.count("a")
+    await store.close()
+
+
 async def test_to_erase_nobody_is_no_work(store: EdgeVectorStore, tmp_path: Path) -> None:
     await store.create("a", dimensions=8, distance="dot", indexed=["who"])
     await store.upsert("a", [Point(name(1), drawn(1, 8)[0], {"who": "anna"})])
