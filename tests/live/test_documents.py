@@ -78,7 +78,6 @@ def folder(tmp_path: Path) -> Path:
     for name in ("photo.jpg", "door.jpg", "photos/1.jpg", "people/eileen/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(portrait)
-    (tmp_path / "texts.jsonl").write_text('{"text": "Hello world"}\n{"text": "a cat"}\n')
     (tmp_path / "password.txt").write_text("four words and more")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     return tmp_path
