@@ -13,6 +13,7 @@ import structlog
 from servers import PostgresServer, RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
+TEXT_MODEL = "all-MiniLM-L6-v2"
 
 # Several processes of tests leave Ctrl-C to the one that started them, and what tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,8 +31,16 @@ def fresh_logs() -> Iterator[None]:
 def models_dir() -> Path:
     """The store that `make test` fills; its absence is an error, not a skip."""
     folder = Path(os.environ.get("PHALANX_TEST_MODELS", REPOSITORY / ".build" / "models"))
-    if not (folder / "all-MiniLM-L6-v2" / "active.json").is_file():
+    if not (folder / TEXT_MODEL / "active.json").is_file():
         pytest.fail(f"the model is not in {folder}; run: make model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_models(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the text model alone: loading the others is half of a worker's start, and most tests ask for texts."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / TEXT_MODEL).symlink_to(models_dir / TEXT_MODEL)
     return folder
 
 

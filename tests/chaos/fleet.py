@@ -15,7 +15,7 @@ from types import TracebackType
 from chaos.clients import Caller, Record
 from chaos.record import Kill, Outage
 from servers import PostgresServer, RedisServer
-from servers.worker import PHALANX, START_S, WorkerProcess
+from servers.worker import PHALANX, START_S, WorkerProcess, make_key
 
 DATABASE, REDIS, LIMITS = "database", "redis", "limits"
 LIMITS_LOST, LIMITS_BACK = "each worker limits its share", "limits are shared again"
@@ -135,7 +135,8 @@ class Fleet:
         self._models_dir = _texts_only(models_dir, folder / "models")
         self._command = command
         self.database_url = f"sqlite:///{self.places[0].folder / 'phalanx.db'}"
-        self.environ = {"JWT_SECRET": SECRET, **environ}
+        # Half of the work of loading is to warm up for long texts, of which there are none here.
+        self.environ = {"JWT_SECRET": SECRET, "MAX_TOKENS": "32", **environ}
         if postgres is not None:
             self.database_url = self.environ["DATABASE_URL"] = postgres.create_database()
         if redis is not None:
@@ -258,18 +259,10 @@ class Fleet:
         return status
 
     def make_caller(self, email: str, tier: str = "scale", scopes: Sequence[str] = ("text",)) -> Caller:
-        """Make a key by the command, as an operator does."""
-        words = [
-            "keys",
-            "create",
-            email,
-            "--tier",
-            tier,
-            "--json",
-            *(w for scope in scopes for w in ("--scope", scope)),
-        ]
-        made = json.loads(self.worker().run(*words))
-        return Caller(made["key"], made["record"]["id"], made["record"]["organisation"])
+        """Make a key, as an operator does."""
+        worker = self.worker()
+        made = make_key(worker.environ, worker.folder, email, tier=tier, scopes=scopes)
+        return Caller(made.key, made.record.id, made.record.organisation)
 
     def degradations(self) -> list[Outage]:
         """Return when workers went by their shares of the limits, from their logs, as outages of `limits`."""

@@ -19,7 +19,6 @@ from phalanx.edges.http.app import HttpEdge
 from phalanx.settings import load
 
 T = TypeVar("T")
-TEXT_MODEL = "all-MiniLM-L6-v2"
 
 
 @dataclass
@@ -125,18 +124,14 @@ class Worker:
 
 
 @pytest.fixture(scope="session")
-def start_worker(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Worker]]:
+def start_worker(text_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Worker]]:
     """Start workers with given environment variables; all are closed at the end of the session."""
     with asyncio.Runner() as runner:
         opened: list[Any] = []
 
-        # Most tests ask for text alone, and need not wait until faces are loaded.
-        text_only = tmp_path_factory.mktemp("models")
-        (text_only / TEXT_MODEL).symlink_to(models_dir / TEXT_MODEL)
-
         def start(**environ: str) -> Worker:
             folder = tmp_path_factory.mktemp("worker")
-            loaded = load({"DATA_DIR": str(folder), "MODEL_DIR": str(text_only), **environ}, folder=folder)
+            loaded = load({"DATA_DIR": str(folder), "MODEL_DIR": str(text_models), **environ}, folder=folder)
             building = build(loaded.settings)
             app = runner.run(building.__aenter__())
             opened.append(building)

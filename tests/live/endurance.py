@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from live.queues import Producer, QueueProcess
 from servers import PostgresServer, RedisServer
 from servers.qdrant import QdrantStandIn
-from servers.worker import PHALANX
+from servers.worker import PHALANX, make_key
 
 COLLECTION = "kept"
 PATIENCE_S = 240.0
@@ -60,10 +60,9 @@ class Installation:
         self._models_dir = models_dir
         self._workers: list[QueueProcess] = []
         self._environ = {"DATA_DIR": str(folder), "MODEL_DIR": str(models_dir), "SERVICES": "vectors", **environ}
-        words = ("keys", "create", "queue@example.org", "--tier", "scale", "--scope", "vectors", "--json")
-        record = json.loads(self.run(*words))["record"]
-        self.organisation = str(record["organisation"])
-        self._environ["QUEUES"] = f"jobs={record['id']}"
+        record = make_key(self._environ, folder, "queue@example.org", scopes=("vectors",)).record
+        self.organisation = record.organisation
+        self._environ["QUEUES"] = f"jobs={record.id}"
         made = {"name": COLLECTION, "kind": "vectors", "dimensions": 4, "organisation": self.organisation}
         self.run("call", "collections.create", json.dumps(made))
 

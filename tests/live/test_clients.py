@@ -14,13 +14,13 @@ MODEL = "all-MiniLM-L6-v2"
 
 
 @pytest.fixture(scope="module")
-def key(live: Any) -> str:
-    return str(live.key())
+def key(texts: Any) -> str:
+    return str(texts.key())
 
 
-def test_the_openai_sdk(live: Any, key: str) -> None:
+def test_the_openai_sdk(texts: Any, key: str) -> None:
     """Its defaults ask for base64; a float request gives the same vectors."""
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key=key) as client:
+    with openai.OpenAI(base_url=f"{texts.url}/v1", api_key=key) as client:
         answer = client.embeddings.create(model=MODEL, input=["Hello world", "and again"])
         floats = client.embeddings.create(model=MODEL, input=["Hello world", "and again"], encoding_format="float")
         short = client.embeddings.create(model=MODEL, input="Hello world", dimensions=64)
@@ -31,21 +31,21 @@ def test_the_openai_sdk(live: Any, key: str) -> None:
         assert client.models.retrieve(MODEL).owned_by == "phalanx"
 
 
-def test_the_openai_sdk_sees_errors(live: Any, key: str) -> None:
+def test_the_openai_sdk_sees_errors(texts: Any, key: str) -> None:
     """As its own exception classes, with the message."""
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{texts.url}/v1", api_key=key, max_retries=0) as client:
         with pytest.raises(openai.NotFoundError, match="does not serve"):
             client.embeddings.create(model="none", input="x")
         with pytest.raises(openai.BadRequestError, match="empty"):
             client.embeddings.create(model=MODEL, input="")
-    stranger = openai.OpenAI(base_url=f"{live.url}/v1", api_key="fe_wrong", max_retries=0)
+    stranger = openai.OpenAI(base_url=f"{texts.url}/v1", api_key="fe_wrong", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
 
 
-def test_the_ollama_client(live: Any, key: str) -> None:
+def test_the_ollama_client(texts: Any, key: str) -> None:
     """Both routes, and its error."""
-    with ollama.Client(host=live.url, headers={"Authorization": f"Bearer {key}"}) as client:
+    with ollama.Client(host=texts.url, headers={"Authorization": f"Bearer {key}"}) as client:
         use_ollama(client)
 
 
@@ -59,9 +59,9 @@ def use_ollama(client: ollama.Client) -> None:
         client.embed(model="none", input="x")
 
 
-def test_curl_as_the_first_start_prints_it(live: Any, key: str) -> None:
+def test_curl_as_the_first_start_prints_it(texts: Any, key: str) -> None:
     """The ready-to-paste line."""
-    words = ["curl", "-sS", f"{live.url}/v1/embed", "-H", f"Authorization: Bearer {key}"]
+    words = ["curl", "-sS", f"{texts.url}/v1/embed", "-H", f"Authorization: Bearer {key}"]
     words += ["-H", "Content-Type: application/json", "-d", '{"text": "Hello world"}']
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.startswith('{"embedding":[')

@@ -45,9 +45,9 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_refuses_what_cannot_be_recorded(disk: Path, tmp_path: Path, models_dir: Path) -> None:
+def test_a_full_disk_refuses_what_cannot_be_recorded(disk: Path, tmp_path: Path, text_models: Path) -> None:
     """Journal and database are both on it. Answered calls are in the ledger, once; the refused ones are not billed."""
-    worker = WorkerProcess(tmp_path, models_dir, {"DATA_DIR": str(disk)})
+    worker = WorkerProcess(tmp_path, text_models, {"DATA_DIR": str(disk)})
     try:
         worker.wait_ready()
         key = worker.key(email="ann@example.org")

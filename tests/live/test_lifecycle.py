@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from servers.worker import START_S
+
 BODY = {"texts": ["a text of some length to keep the engine busy for a moment"] * 4}
 EMBED = "/v1/text/embed"
 
@@ -41,6 +43,13 @@ class Load:
             self.statuses[status] += 1
             if status == 0:
                 return
+
+    def wait_for_answers(self, count: int) -> None:
+        """Wait until so many calls were answered with 200."""
+        deadline = time.monotonic() + START_S
+        while self.statuses[200] < count:
+            assert time.monotonic() < deadline, self.statuses
+            time.sleep(0.01)
 
     def stop(self) -> Counter[int]:
         self._stop.set()
@@ -87,7 +96,7 @@ def test_a_restart_keeps_keys_and_usage(start: Callable[..., Any]) -> None:
     """What was made before works after."""
     worker = start()
     worker.wait_ready()
-    key = worker.key()
+    key = json.loads(worker.run("keys", "create", "live@example.org", "--scope", "text", "--json"))["key"]
     assert worker.post(EMBED, BODY, key)[0] == 200
     assert worker.stop() == 0
     again = start()
@@ -97,47 +106,54 @@ def test_a_restart_keeps_keys_and_usage(start: Callable[..., Any]) -> None:
     assert billed(again) == 2
 
 
-def test_one_line_a_request(start: Callable[..., Any]) -> None:
+def test_one_line_a_request(texts: Any) -> None:
     """The canonical line has what a search needs, and neither key nor text."""
-    worker = start()
-    worker.wait_ready()
-    key = worker.key()
-    worker.post(EMBED, {"texts": ["a secret sentence"]}, key)
-    worker.stop()
-    (line,) = [one for one in worker.lines() if one.get("event") == "request" and one["route"] == EMBED]
+    key = texts.key(email="line@example.org")
+    assert texts.post(EMBED, {"texts": ["a secret sentence"]}, key)[0] == 200
+    deadline = time.monotonic() + START_S
+    while not (found := [one for one in texts.lines() if one.get("organisation") == "line@example.org"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (line,) = found
+    assert (line["route"], line["event"]) == (EMBED, "request")
     assert (line["status"], line["code"], line["operation"], line["dialect"]) == (200, "ok", "text.embed", "canonical")
     assert {"request_id", "ms", "queue_ms", "engine_ms", "tokens", "organisation", "key_id"} <= set(line)
-    text = worker.log.read_text()
+    text = texts.log.read_text()
     assert key not in text
     assert "secret sentence" not in text
 
 
-def test_metrics_count_requests(start: Callable[..., Any]) -> None:
+def test_metrics_count_requests(texts: Any) -> None:
     """On their own port, with the event loop's lag."""
-    worker = start()
-    worker.wait_ready()
-    worker.post(EMBED, BODY, worker.key())
-    text = worker.metrics()
-    assert 'phalanx_requests_total{code="ok",dialect="canonical",operation="text.embed"} 1.0' in text
+
+    def answered() -> float:
+        name = 'phalanx_requests_total{code="ok",dialect="canonical",operation="text.embed"} '
+        return sum(float(line.removeprefix(name)) for line in texts.metrics().splitlines() if line.startswith(name))
+
+    before = answered()
+    texts.post(EMBED, BODY, texts.key())
+    assert answered() == before + 1
+    text = texts.metrics()
     assert "phalanx_event_loop_lag_seconds_count" in text
     assert "phalanx_model_info{" in text
-    assert worker.get("/metrics")[0] == 404
+    assert texts.get("/metrics")[0] == 404
 
 
 def test_a_drained_worker_finishes_what_it_has(start: Callable[..., Any]) -> None:
     """SIGTERM under load: /readyz turns false while calls are still taken, then all finish; nobody is cut off."""
-    worker = start(DRAIN_DELAY_SECS="1")
+    worker = start(DRAIN_DELAY_SECS="2")
     worker.wait_ready()
     load = Load(worker, worker.key())
-    time.sleep(0.5)
+    load.wait_for_answers(11)
     worker.signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert worker.get("/readyz")[0] == 503
+    deadline = time.monotonic() + START_S
+    while (status := worker.get("/readyz")[0]) == 200:
+        assert time.monotonic() < deadline
+    assert status == 503
     assert worker.get("/livez")[0] == 200
     assert worker.process.wait(timeout=30) == 0
     statuses = load.stop()
     assert set(statuses) <= {200, 0}
-    assert statuses[200] > 10
     assert billed(worker) == statuses[200]
 
 
@@ -147,7 +163,7 @@ def test_a_killed_worker_loses_no_answered_call(start: Callable[..., Any]) -> No
     worker.wait_ready()
     key = worker.key()
     load = Load(worker, key)
-    time.sleep(1.5)
+    load.wait_for_answers(30)
     worker.signal(signal.SIGKILL)
     worker.process.wait()
     statuses = load.stop()
@@ -158,10 +174,9 @@ def test_a_killed_worker_loses_no_answered_call(start: Callable[..., Any]) -> No
     assert statuses[200] <= billed(again) <= statuses[200] + in_flight
 
 
-def test_a_second_worker_on_the_port_says_so(start: Callable[..., Any]) -> None:
+def test_a_second_worker_on_the_port_says_so(texts: Any, start: Callable[..., Any]) -> None:
     """The message names the port and the variable."""
-    worker = start()
-    port = worker.url.rsplit(":", 1)[1]
+    port = str(texts.port)
     with pytest.raises(AssertionError, match=f"(?s){port}.*PORT"):
         start(PORT=port)
 

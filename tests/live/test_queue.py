@@ -13,7 +13,7 @@ import pytest
 
 from live.queues import POISONED, Producer, QueueProcess, always_running, billed
 from servers import PostgresServer, RedisServer
-from servers.worker import PHALANX, WorkerProcess
+from servers.worker import PHALANX, WorkerProcess, make_key
 
 Start = Callable[..., QueueProcess]
 
@@ -25,33 +25,20 @@ def producer(redis_server: RedisServer) -> Producer:
 
 
 @pytest.fixture
-def environ(redis_server: RedisServer, models_dir: Path, tmp_path: Path) -> dict[str, str]:
+def environ(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
     """What a worker knows: a queue bound to a key that may do as much as it likes."""
     known = {"DATA_DIR": str(tmp_path), "QUEUE_REDIS_URL": redis_server.url, "QUEUE_CONCURRENCY": "10"}
-    words = [
-        PHALANX,
-        "keys",
-        "create",
-        "queue@example.org",
-        "--tier",
-        "scale",
-        "--scope",
-        "text",
-        "--scope",
-        "vectors",
-        "--json",
-    ]
-    made = subprocess.run(words, env=known, capture_output=True, text=True, check=True, cwd=tmp_path)
-    return {**known, "QUEUES": f"jobs={json.loads(made.stdout)['record']['id']}"}
+    key = make_key(known, tmp_path, "queue@example.org", scopes=("text", "vectors"))
+    return {**known, "QUEUES": f"jobs={key.record.id}"}
 
 
 @pytest.fixture
-def start(environ: dict[str, str], models_dir: Path, tmp_path: Path) -> Iterator[Start]:
+def start(environ: dict[str, str], text_models: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[QueueProcess] = []
 
     def launch(*, poisoned: bool = False, **more: str) -> QueueProcess:
         command = POISONED if poisoned else [PHALANX, "work"]
-        started.append(QueueProcess(tmp_path, models_dir, {**environ, **more}, command=command))
+        started.append(QueueProcess(tmp_path, text_models, {**environ, **more}, command=command))
         return started[-1]
 
     yield launch
@@ -159,11 +146,11 @@ def test_without_redis_or_queues_there_is_nothing_to_work_on(tmp_path: Path, env
 
 
 def test_a_job_of_the_api_is_run_by_a_worker_of_the_queue(
-    postgres: PostgresServer, redis_server: RedisServer, models_dir: Path, tmp_path: Path
+    postgres: PostgresServer, redis_server: RedisServer, text_models: Path, tmp_path: Path
 ) -> None:
     redis_server.flush()
     known = {"DATABASE_URL": postgres.create_database(), "REDIS_URL": redis_server.url}
-    server = WorkerProcess(tmp_path, models_dir, known)
+    server = WorkerProcess(tmp_path, text_models, known)
     try:
         server.wait_ready()
         key = server.key(scopes=("text", "jobs"))
@@ -172,7 +159,7 @@ def test_a_job_of_the_api_is_run_by_a_worker_of_the_queue(
         assert [status for status, _ in made] == [202] * 3
         ids = [json.loads(body)["id"] for _, body in made]
         assert server.ask("DELETE", f"/v1/jobs/{ids[2]}", key=key)[0] == 200
-        worker = QueueProcess(tmp_path, models_dir, known, command=[PHALANX, "work", "phalanx"])
+        worker = QueueProcess(tmp_path, text_models, known, command=[PHALANX, "work", "phalanx"])
         try:
             _, followed = server.get(f"/v1/jobs/{ids[1]}/events", key)
             assert b'"completed"' in followed

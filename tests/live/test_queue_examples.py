@@ -15,7 +15,7 @@ import pytest
 from live.queues import QueueProcess
 from pictures import astronaut, quarters, saved
 from servers import RedisServer
-from servers.worker import PHALANX
+from servers.worker import PHALANX, make_key
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "queue"
 
@@ -26,27 +26,12 @@ def queue_url(redis_server: RedisServer, models_dir: Path, tmp_path_factory: pyt
     redis_server.flush()
     tmp_path = tmp_path_factory.mktemp("queue")
     known = {"DATA_DIR": str(tmp_path), "QUEUE_REDIS_URL": redis_server.url}
-    words = [
-        PHALANX,
-        "keys",
-        "create",
-        "app@example.org",
-        "--tier",
-        "scale",
-        "--scope",
-        "text",
-        "--scope",
-        "images",
-        "--scope",
-        "faces",
-        "--json",
-    ]
-    made = subprocess.run(words, env=known, capture_output=True, text=True, check=True, cwd=tmp_path)
+    key = make_key(known, tmp_path, "app@example.org", scopes=("text", "images", "faces"))
     # Only one process may open collections in files: this one is made before the worker is there.
     words = [PHALANX, "collections", "create", "people", "faces", "--organisation", "app@example.org"]
     known_models = {**known, "MODEL_DIR": str(models_dir)}
     subprocess.run(words, env=known_models, capture_output=True, text=True, check=True, cwd=tmp_path)
-    bound = f"app={json.loads(made.stdout)['record']['id']}"
+    bound = f"app={key.record.id}"
     worker = QueueProcess(tmp_path, models_dir, known, command=[PHALANX, "work", bound])
     try:
         yield redis_server.url

@@ -17,12 +17,12 @@ Start = Callable[[], WorkerProcess]
 
 
 @pytest.fixture
-def start(models_dir: Path, tmp_path: Path) -> Iterator[Start]:
+def start(text_models: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[WorkerProcess] = []
     environ = {"SERVICES": "vectors", "QUEUE_CONCURRENCY": "10"}
 
     def launch() -> WorkerProcess:
-        started.append(WorkerProcess(tmp_path, models_dir, environ, command=[*POISONED, "serve"]))
+        started.append(WorkerProcess(tmp_path, text_models, environ, command=[*POISONED, "serve"]))
         return started[-1]
 
     yield launch

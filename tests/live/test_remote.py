@@ -14,7 +14,7 @@ from servers.worker import START_S, WorkerProcess
 CALLERS, CALLS = 6, 60
 
 
-def test_of_two_workers_behind_one_may_be_killed(models_dir: Path, tmp_path: Path) -> None:
+def test_of_two_workers_behind_one_may_be_killed(text_models: Path, tmp_path: Path) -> None:
     """Calls go to both; one is killed in the middle of the load; no call fails, none is billed twice, and health says it."""
     started = []
     try:
@@ -22,7 +22,7 @@ def test_of_two_workers_behind_one_may_be_killed(models_dir: Path, tmp_path: Pat
         shared.mkdir()
         # Two processes over one folder know the same key.
         for port in ("0", "0"):
-            worker = WorkerProcess(shared, models_dir, {"GRPC_PORT": port, "SERVICES": "text"})
+            worker = WorkerProcess(shared, text_models, {"GRPC_PORT": port, "SERVICES": "text"})
             started.append(worker)
             worker.wait_ready()
         service_key = started[0].key(email="gateway@example.org")
@@ -117,7 +117,7 @@ def has_served(worker: WorkerProcess) -> bool:
     return any(line.get("dialect") == "grpc" for line in worker.lines())
 
 
-def test_the_workers_behind_are_replaced_one_after_the_other(models_dir: Path, tmp_path: Path) -> None:
+def test_the_workers_behind_are_replaced_one_after_the_other(text_models: Path, tmp_path: Path) -> None:
     """Under load, at the same addresses, the second as soon as the first is ready again: no call fails, both go out in order."""
     shared, folder = tmp_path / "shared", tmp_path / "gateway"
     for made in (shared, folder, folder / "none"):
@@ -125,7 +125,7 @@ def test_the_workers_behind_are_replaced_one_after_the_other(models_dir: Path, t
     started: list[WorkerProcess] = []
 
     def start(port: object) -> WorkerProcess:
-        started.append(WorkerProcess(shared, models_dir, {"GRPC_PORT": str(port), "SERVICES": "text"}))
+        started.append(WorkerProcess(shared, text_models, {"GRPC_PORT": str(port), "SERVICES": "text"}))
         return started[-1]
 
     try:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from live.queues import Producer, QueueProcess
 from servers import RedisServer
-from servers.worker import PHALANX, START_S, WorkerProcess
+from servers.worker import START_S, WorkerProcess, make_key
 
 TEXTS = 40
 
 
-def test_jobs_outlive_the_worker_that_runs_them(models_dir: Path, tmp_path: Path, redis_server: RedisServer) -> None:
+def test_jobs_outlive_the_worker_that_runs_them(text_models: Path, tmp_path: Path, redis_server: RedisServer) -> None:
     """Texts that are queued across its restart are all done and each billed once, by a worker without a model."""
     redis_server.flush()
     producer = Producer(redis_server)
@@ -25,7 +24,7 @@ def test_jobs_outlive_the_worker_that_runs_them(models_dir: Path, tmp_path: Path
     started: list[WorkerProcess] = []
 
     def start(port: object) -> WorkerProcess:
-        started.append(WorkerProcess(behind_folder, models_dir, {"GRPC_PORT": str(port), "SERVICES": "text"}))
+        started.append(WorkerProcess(behind_folder, text_models, {"GRPC_PORT": str(port), "SERVICES": "text"}))
         started[-1].wait_ready()
         return started[-1]
 
@@ -37,9 +36,7 @@ def test_jobs_outlive_the_worker_that_runs_them(models_dir: Path, tmp_path: Path
         environ = {
             "DATA_DIR": str(folder), "QUEUE_REDIS_URL": redis_server.url, "TEXT_URL": url, "SERVICE_KEY": service_key,
         }  # fmt: skip
-        words = [PHALANX, "keys", "create", "queue@example.org", "--tier", "scale", "--scope", "text", "--json"]
-        made_key = subprocess.run(words, env=environ, capture_output=True, text=True, check=True, cwd=folder)
-        environ["QUEUES"] = f"jobs={json.loads(made_key.stdout)['record']['id']}"
+        environ["QUEUES"] = f"jobs={make_key(environ, folder, 'queue@example.org').record.id}"
         started.append(QueueProcess(folder, folder / "none", environ))
         patient: dict[str, Any] = {"attempts": 1000, "backoff": {"type": "fixed", "delay": 500}}
         first, later = ([{"texts": [f"{word} {n}"]} for n in range(TEXTS // 2)] for word in ("first", "later"))

@@ -48,29 +48,29 @@ class Supervised(WorkerProcess):
 
 @pytest.fixture
 def supervised(
-    models_dir: Path, tmp_path: Path, postgres: PostgresServer, redis_server: RedisServer
+    text_models: Path, tmp_path: Path, postgres: PostgresServer, redis_server: RedisServer
 ) -> Iterator[Supervised]:
     """Two workers that are ready."""
-    yield from run(tmp_path, models_dir, postgres, redis_server)
+    yield from run(tmp_path, text_models, postgres, redis_server)
 
 
 @pytest.fixture
 def impatient(
-    models_dir: Path, tmp_path: Path, postgres: PostgresServer, redis_server: RedisServer
+    text_models: Path, tmp_path: Path, postgres: PostgresServer, redis_server: RedisServer
 ) -> Iterator[Supervised]:
     """Two workers that are soon taken for stuck."""
-    yield from run(tmp_path, models_dir, postgres, redis_server, WORKER_TIMEOUT_SECS="2")
+    yield from run(tmp_path, text_models, postgres, redis_server, WORKER_TIMEOUT_SECS="2")
 
 
 def run(
-    folder: Path, models_dir: Path, postgres: PostgresServer, redis_server: RedisServer, **environ: str
+    folder: Path, text_models: Path, postgres: PostgresServer, redis_server: RedisServer, **environ: str
 ) -> Iterator[Supervised]:
     shared = {
         "DATABASE_URL": postgres.create_database(),
         "REDIS_URL": redis_server.url.removesuffix("/0") + f"/{REDIS_NUMBER}",
         "JWT_SECRET": "for-tests-only-" * 4,
     }
-    running = Supervised(folder, models_dir, {**shared, **environ}, command=(PHALANX, "serve", "--workers", "2"))
+    running = Supervised(folder, text_models, {**shared, **environ}, command=(PHALANX, "serve", "--workers", "2"))
     try:
         running.wait_for(2)
         yield running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,14 +12,38 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from phalanx.app import build
+from phalanx.cli.worker import call_here
+from phalanx.contract.keys import CreateKeyRequest, CreateKeyResponse
+from phalanx.settings import load
 from servers.watchdog import watch
 
 PHALANX = str(Path(sys.executable).parent / "phalanx")
 START_S = 60.0
+
+
+def make_key(
+    environ: Mapping[str, str], folder: Path, email: str, *, tier: str = "scale", scopes: Sequence[str] = ("text",)
+) -> CreateKeyResponse:
+    """Make a key as `phalanx keys create` does with these surroundings, but in this process.
+
+    To start a process for it is to compute for more than a second, as often as there are tests.
+    """
+    request = CreateKeyRequest(email=email, tier=tier, scopes=tuple(scopes))  # type: ignore[arg-type]
+
+    async def make() -> CreateKeyResponse:
+        async with build(load(environ, folder=folder).settings) as app:
+            made: CreateKeyResponse = await call_here(app, app.operations["keys.create"], request)
+            return made
+
+    # The caller may have a loop already.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(make())).result()
 
 
 class WorkerProcess:
@@ -80,10 +105,8 @@ class WorkerProcess:
         raise AssertionError(f"the worker is not ready:\n{self.log.read_text()[-4000:]}")
 
     def key(self, email: str = "live@example.org", tier: str = "scale", scopes: tuple[str, ...] = ("text",)) -> str:
-        """Make a key by the command, beside the running worker."""
-        words = ["keys", "create", email, "--tier", tier, "--json"]
-        words += [word for scope in scopes for word in ("--scope", scope)]
-        return str(json.loads(self.run(*words))["key"])
+        """Make a key beside the running worker."""
+        return make_key(self.environ, self.folder, email, tier=tier, scopes=scopes).key
 
     def run(self, *words: str) -> str:
         """Run another command with the worker's environment and return what it prints."""
