@@ -75,7 +75,7 @@ def test_a_report_is_a_table_with_its_total_and_watermark() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--from", "yesterday"), "Expected `str` matching regex"),
+        (("--from", "yesterday"), "is no day, such as"),
         (("--by", "hour"), "'hour' is not one of"),
         (("--from", "2026-02-30"), "2026-02-30"),
         (("--from", "2001-01-01"), "400 are allowed"),
