@@ -24,7 +24,7 @@ from phalanx.settings import load
 from servers.watchdog import watch
 
 PHALANX = str(Path(sys.executable).parent / "phalanx")
-START_S = 60.0
+START_S = 150.0
 
 
 def make_key(
