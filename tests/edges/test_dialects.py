@@ -44,6 +44,7 @@ ROUTES: list[tuple[str, Callable[[Any], Any], Callable[[Any], bool]]] = [
     ("/v1/embed", lambda text: {"text": text}, smally),
     ("/v1/embeddings", lambda text: {"input": text, "model": MODEL}, openai),
     ("/embed", lambda text: {"inputs": text}, tei),
+    ("/", lambda text: {"inputs": text}, tei),
     ("/embed_all", lambda text: {"inputs": text}, tei),
     ("/tokenize", lambda text: {"inputs": text}, tei),
     ("/similarity", lambda text: {"inputs": {"source_sentence": text, "sentences": ["b"]}}, tei),

@@ -167,6 +167,10 @@ def test_a_job_of_the_api_is_run_by_a_worker_of_the_queue(
             assert (done["state"], done["attempts"]) == ("completed", 0)
             assert len(done["result"]["embeddings"][0]) == 384
             assert [one["id"] for one in json.loads(server.get("/v1/jobs", key)[1])["jobs"]] == [ids[1], ids[0]]
+            deadline = time.monotonic() + 60
+            while "\nphalanx_ready 1.0\n" not in worker.metrics():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
             assert worker.stop() == 0
         finally:
             worker.kill()

@@ -224,7 +224,7 @@ async def _worker(
         lag.start()
         async with Closing(app.log) as closing:
             closing.callback(lag.stop)
-            for work in (load_and_watch(app), _watch_readiness(app, tell_ready), _run_jobs(app, requests)):
+            for work in (load_and_watch(app), watch_readiness(app, tell_ready), _run_jobs(app, requests)):
                 closing.keep_running(work)
             yield app, edge, beside
     app.log.info("stopped")
@@ -278,7 +278,7 @@ async def _run_jobs(app: App, requests: RequestLog) -> None:
     await own_worker(app, app.stores.own_jobs, requests=requests).run()
 
 
-async def _watch_readiness(app: App, tell: TellReady) -> None:
+async def watch_readiness(app: App, tell: TellReady = lambda ready: None) -> None:
     """Keep the metric, and who else wants to know, up to whether the worker can serve."""
     gauge = app.metrics.gauge("phalanx_ready")
     was_ready = False

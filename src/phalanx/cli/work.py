@@ -14,7 +14,7 @@ import uvloop
 import phalanx
 from phalanx.app import build, queue_workers
 from phalanx.app.closing import leave
-from phalanx.cli.serve import load_and_watch, request_log
+from phalanx.cli.serve import load_and_watch, request_log, watch_readiness
 from phalanx.cli.worker import read_settings
 from phalanx.edges.metrics_server import metrics_server
 from phalanx.edges.queue.worker import QueueWorker
@@ -57,7 +57,7 @@ async def _work(settings: Settings) -> None:
         bound = await held.enter_async_context(_metrics(settings, app.metrics.registry, app.log))
         if not settings.is_shared:
             app.log.warning("without DATABASE_URL and REDIS_URL this must be the only process on its DATA_DIR")
-        loading = asyncio.create_task(load_and_watch(app))
+        loading, watching = asyncio.create_task(load_and_watch(app)), asyncio.create_task(watch_readiness(app))
         try:
             while await app.health.readiness():
                 if loading.done():
@@ -70,7 +70,8 @@ async def _work(settings: Settings) -> None:
             await _until_told(workers, app.log, settings.drain_timeout_secs)
         finally:
             loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(loading, watching, return_exceptions=True)
     app.log.info("stopped")
     ignore_signals()
     leave(app.log)

@@ -190,6 +190,10 @@ TEI = Dialect(
             "Embed texts (TEI).", ({"inputs": "Hello world"}, {"inputs": ["one", "two"], "normalize": False}),
         ),
         DialectRoute(
+            "POST", "/", "text.embed", TeiEmbedRequest, list[Embedding], decode_embed, encode_embed,
+            "Embed texts (TEI): where clients of Inference Endpoints post, without a route.", ({"inputs": "Hello world"},),
+        ),
+        DialectRoute(
             "POST", "/embed_all", "text.embed_tokens", TeiEmbedAllRequest, list[TokenVectors], decode_embed_all,
             encode_embed_all, "Return the vector of every token (TEI).", ({"inputs": "Hello world"},),
         ),
