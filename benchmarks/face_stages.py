@@ -30,7 +30,7 @@ from phalanx.engines.face.framing import cut_square
 from phalanx.engines.image.decode import decode
 from phalanx.engines.image.header import read_header
 from phalanx.models.store import ModelStore
-from phalanx.services.face_shapes import describe
+from phalanx.services.faces.shapes import describe
 
 T = TypeVar("T")
 MAX_PIXELS, MAX_SIDE = 10**8, 1024

@@ -12,15 +12,15 @@ from argon2 import Parameters, Type
 from clocks import HandClock
 from phalanx.contract.keys import ALL_SCOPES
 from phalanx.contract.users import LoginRequest, SignupRequest, Standing, Tokens, User
-from phalanx.services.keys import KeyService
-from phalanx.services.organisations import OrganisationService
-from phalanx.services.passwords import Passwords
-from phalanx.services.sessions import Sessions
-from phalanx.services.signing import SigningKeys, signing_keys
-from phalanx.services.throttle import Throttle
+from phalanx.services.callers.keys import KeyService
+from phalanx.services.callers.organisations import OrganisationService
+from phalanx.services.callers.passwords import Passwords
+from phalanx.services.callers.sessions import Sessions
+from phalanx.services.callers.signing import SigningKeys, signing_keys
+from phalanx.services.callers.throttle import Throttle
+from phalanx.services.callers.tokens import TokenSigner, TokenVerifier
+from phalanx.services.callers.users import UserService, scopes_of
 from phalanx.services.ticket import Caller, Meter, Ticket
-from phalanx.services.tokens import TokenSigner, TokenVerifier
-from phalanx.services.users import UserService, scopes_of
 from phalanx.settings import Secret, Settings
 from phalanx.stores.memory.directory import MemoryDirectory
 from phalanx.stores.memory.keys import MemoryKeyStore

@@ -28,8 +28,8 @@ from phalanx.errors import PhalanxError
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
 from phalanx.ports import Submission
-from phalanx.services.loading import load_active, serve_text
-from phalanx.services.models import ServedText
+from phalanx.services.serving.text_loading import load_active, serve_text
+from phalanx.services.serving.text_models import ServedText
 
 SUBMITTED = 64
 """Texts in one submission: as many as are fed at a time in the concurrency claim."""

@@ -17,8 +17,8 @@ from phalanx.contract.usage import UsageEvent
 from phalanx.ids import Uuid7
 from phalanx.ports import Allowance, Grant
 from phalanx.services import gate
-from phalanx.services.limits import SharedLimits
-from phalanx.services.ring import Ring
+from phalanx.services.callers.ring import Ring
+from phalanx.services.metering.limits import SharedLimits
 from phalanx.services.ticket import Ticket
 from phalanx.stores.files.segment import Segment
 from phalanx.stores.journaled import JournaledUsageLog, encode_lines

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from chaos.record import Event, Group, Sums
-from phalanx.services.periods import month_of
+from phalanx.services.metering.periods import month_of
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.stores.redis.client import open_redis
 from phalanx.stores.redis.limiter import RedisLimiter

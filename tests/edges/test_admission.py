@@ -10,7 +10,7 @@ import pytest
 
 from phalanx.cli.worker import call_here
 from phalanx.contract.keys import RevokeKeyRequest
-from phalanx.services.keys import new_key_text
+from phalanx.services.callers.keys import new_key_text
 
 EMBED = "/v1/text/embed"
 BODY = {"texts": ["Hello world"]}

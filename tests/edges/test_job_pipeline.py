@@ -20,8 +20,8 @@ import pytest
 
 from edges.conftest import Worker
 from phalanx.app import own_worker, queue_workers
-from phalanx.services.gallery import STAGES
-from phalanx.services.keys import key_digest
+from phalanx.services.callers.keys import key_digest
+from phalanx.services.collections.gallery import STAGES
 from phalanx.services.text import FOLLOWED_PART
 from phalanx.settings.queues import QueueSpec
 from phalanx.upstreams.fetch import Fetcher

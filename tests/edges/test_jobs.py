@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import phalanx.edges.queue.own as own
-import phalanx.services.jobs as services
+import phalanx.services.jobs.service as services
 from edges.conftest import Worker
 from phalanx.app import own_worker
 from phalanx.cli.worker import call_here

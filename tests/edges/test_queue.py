@@ -20,9 +20,9 @@ from phalanx.contract.keys import RevokeKeyRequest
 from phalanx.edges.queue.app import Delivery, Done, Failed, Outcome, QueueEdge, event_id
 from phalanx.errors import Unavailable
 from phalanx.operations import Operation, table
-from phalanx.services.job_tokens import JobTokens
-from phalanx.services.keys import key_digest
-from phalanx.services.signing import signing_keys
+from phalanx.services.callers.keys import key_digest
+from phalanx.services.callers.signing import signing_keys
+from phalanx.services.jobs.tokens import JobTokens
 from phalanx.services.ticket import Caller, Task
 from phalanx.settings.queues import JobMapping
 from phalanx.stores.memory.clock import SystemClock

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-import phalanx.services.rollouts as rollouts
+import phalanx.services.serving.rollouts as rollouts
 from phalanx.cli import main
 
 

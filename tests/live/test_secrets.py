@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from phalanx.services.keys import new_key_text
+from phalanx.services.callers.keys import new_key_text
 from servers.worker import WorkerProcess
 
 EMAIL = "secretive@example.org"

@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from phalanx.ports import Broadcast, Changes
-from phalanx.services.keyring import Keyring
+from phalanx.services.callers.keyring import Keyring
 from phalanx.stores.memory.broadcast import MemoryBroadcast
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.stores.redis import broadcast as redis_broadcast
@@ -239,7 +239,7 @@ async def test_a_revocation_that_was_published_to_nobody_counts_on_reconnection(
     redis_server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The feed is silent here: the gap alone makes the ring check."""
-    monkeypatch.setattr("phalanx.services.keyring.POLL_S", 60.0)
+    monkeypatch.setattr("phalanx.services.callers.keyring.POLL_S", 60.0)
     ledger, air = Ledger(), RedisBroadcast(redis, log=LOG)
     ring = await replica(ledger, air)
     redis_server.kill()

@@ -15,7 +15,7 @@ from phalanx.errors import PhalanxError
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
 from phalanx.models.version import Version
-from phalanx.services.face_loading import (
+from phalanx.services.serving.face_loading import (
     DEFAULT_EMBEDDER,
     FULL_RANGE,
     SHORT_RANGE,
@@ -26,12 +26,12 @@ from phalanx.services.face_loading import (
     load_yunet,
     yunets_of,
 )
-from phalanx.services.face_models import FaceModels
-from phalanx.services.loading import LoadedText, load_own, load_version, serve_text
-from phalanx.services.models import ModelRegistry, ServedText
-from phalanx.services.rollouts import Candidate, Line
-from phalanx.services.serving import Roster
-from phalanx.services.stand_ins import detector_stand_in, embedder_stand_in, text_stand_in
+from phalanx.services.serving.face_models import FaceModels
+from phalanx.services.serving.rollouts import Candidate, Line
+from phalanx.services.serving.roster import Roster
+from phalanx.services.serving.stand_ins import detector_stand_in, embedder_stand_in, text_stand_in
+from phalanx.services.serving.text_loading import LoadedText, load_own, load_version, serve_text
+from phalanx.services.serving.text_models import ModelRegistry, ServedText
 from phalanx.settings import Settings
 from phalanx.telemetry import Metrics
 

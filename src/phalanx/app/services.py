@@ -10,37 +10,37 @@ from phalanx.app.stores import Stores, Surroundings
 from phalanx.errors import PhalanxError
 from phalanx.operations import Services
 from phalanx.ports import Broadcast, ResultCache, VectorCache
-from phalanx.services.audit import AuditService
-from phalanx.services.collection_contracts import Contracts
-from phalanx.services.collections import CollectionRegistry, CollectionService
-from phalanx.services.face_finding import FaceFinder
-from phalanx.services.face_models import FaceModels
-from phalanx.services.face_moving import FaceCarrier
-from phalanx.services.face_reembedding import FaceReembedService
-from phalanx.services.faces import FaceService
-from phalanx.services.gallery import GalleryService
-from phalanx.services.health import HealthService
+from phalanx.services.callers.audit import AuditService
+from phalanx.services.callers.keys import KeyService
+from phalanx.services.callers.organisations import OrganisationService
+from phalanx.services.callers.passwords import Passwords
+from phalanx.services.callers.sessions import Sessions
+from phalanx.services.callers.signing import SigningKeys
+from phalanx.services.callers.throttle import Throttle
+from phalanx.services.callers.tokens import TokenSigner
+from phalanx.services.callers.users import UserService
+from phalanx.services.collections.contracts import Contracts
+from phalanx.services.collections.face_moving import FaceCarrier
+from phalanx.services.collections.face_reembedding import FaceReembedService
+from phalanx.services.collections.gallery import GalleryService
+from phalanx.services.collections.moving import Carrier, TextVectors
+from phalanx.services.collections.points import PointService
+from phalanx.services.collections.reembedding import Moves, ReembedService
+from phalanx.services.collections.service import CollectionRegistry, CollectionService
+from phalanx.services.faces.finding import FaceFinder
+from phalanx.services.faces.service import FaceService
 from phalanx.services.images import ImageIntake, ImageService
-from phalanx.services.job_tokens import JobTokens
-from phalanx.services.jobs import JobKind, JobService
-from phalanx.services.keys import KeyService
-from phalanx.services.models import ModelRegistry, ModelService
-from phalanx.services.moving import Carrier, TextVectors
-from phalanx.services.organisations import OrganisationService
-from phalanx.services.passwords import Passwords
-from phalanx.services.points import PointService
-from phalanx.services.reembedding import Moves, ReembedService
+from phalanx.services.jobs.service import JobKind, JobService
+from phalanx.services.jobs.tokens import JobTokens
+from phalanx.services.jobs.webhooks import Webhooks
+from phalanx.services.metering.usage import UsageService
 from phalanx.services.results import Results
-from phalanx.services.sessions import Sessions
-from phalanx.services.signing import SigningKeys
+from phalanx.services.serving.face_models import FaceModels
+from phalanx.services.serving.health import HealthService
+from phalanx.services.serving.text_models import ModelRegistry, ModelService
 from phalanx.services.text import TextService
 from phalanx.services.threads import BoundedThreads
-from phalanx.services.throttle import Throttle
-from phalanx.services.tokens import TokenSigner
-from phalanx.services.usage import UsageService
-from phalanx.services.users import UserService
 from phalanx.services.vectors import VectorService
-from phalanx.services.webhooks import Webhooks
 from phalanx.upstreams.fetch import Fetcher
 from phalanx.upstreams.webhooks import Poster
 

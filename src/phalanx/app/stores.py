@@ -34,11 +34,11 @@ from phalanx.ports import (
 from phalanx.ports.jobs import JobQueue, OwnJobs
 from phalanx.ports.webhooks import Outbox
 from phalanx.services.caches import TieredCache
-from phalanx.services.health import Dependency
-from phalanx.services.limits import SharedLimits
-from phalanx.services.periods import month_of, month_start
-from phalanx.services.sealing import SealedAnswers
-from phalanx.services.webhooks import MAX_NOTICES
+from phalanx.services.callers.sealing import SealedAnswers
+from phalanx.services.jobs.webhooks import MAX_NOTICES
+from phalanx.services.metering.limits import SharedLimits
+from phalanx.services.metering.periods import month_of, month_start
+from phalanx.services.serving.health import Dependency
 from phalanx.settings import Secret, Settings
 from phalanx.stores.files.journal import FileJournal
 from phalanx.stores.journaled import JournaledUsageLog

@@ -28,22 +28,22 @@ from phalanx.ids import Uuid7
 from phalanx.operations import Entrance, Operation, Services, table
 from phalanx.operations.patience import MOST_TIMES
 from phalanx.ports import Limiter, UsageLedger
-from phalanx.services.agreement import Agreement
-from phalanx.services.audit_trail import AuditTrail
-from phalanx.services.face_models import FaceModels
+from phalanx.services.callers.audit_trail import AuditTrail
+from phalanx.services.callers.keyring import HeardHere, Keyring
+from phalanx.services.callers.signing import load_secret, signing_keys
+from phalanx.services.callers.tokens import TokenVerifier
 from phalanx.services.gate import Gate, OpenCalls
-from phalanx.services.health import HealthService
-from phalanx.services.job_tokens import JobTokens
-from phalanx.services.jobs import JobKind
-from phalanx.services.keyring import HeardHere, Keyring
-from phalanx.services.models import ModelRegistry
-from phalanx.services.quotas import SoftQuotas
-from phalanx.services.rollouts import Rollouts
-from phalanx.services.signing import load_secret, signing_keys
-from phalanx.services.tiers import tier_policies
-from phalanx.services.tokens import TokenVerifier
-from phalanx.services.usage import expire_events
-from phalanx.services.webhooks import Webhooks
+from phalanx.services.jobs.service import JobKind
+from phalanx.services.jobs.tokens import JobTokens
+from phalanx.services.jobs.webhooks import Webhooks
+from phalanx.services.metering.quotas import SoftQuotas
+from phalanx.services.metering.tiers import tier_policies
+from phalanx.services.metering.usage import expire_events
+from phalanx.services.serving.agreement import Agreement
+from phalanx.services.serving.face_models import FaceModels
+from phalanx.services.serving.health import HealthService
+from phalanx.services.serving.rollouts import Rollouts
+from phalanx.services.serving.text_models import ModelRegistry
 from phalanx.settings import Settings
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.telemetry import Log, Metrics, RequestLog

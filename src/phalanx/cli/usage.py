@@ -14,9 +14,9 @@ from phalanx.cli.requests import convert
 from phalanx.cli.tables import print_table
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.usage import UsageReportRequest, UsageReportResponse, UsageRow, UsageTotals
-from phalanx.services.periods import month_of
-from phalanx.services.tiers import tier_policies
-from phalanx.services.usage import Difference, compare_books, compare_counters, counted_organisations
+from phalanx.services.metering.periods import month_of
+from phalanx.services.metering.tiers import tier_policies
+from phalanx.services.metering.usage import Difference, compare_books, compare_counters, counted_organisations
 
 SUMS = ("requests", "billed", "units", "tokens", "cached", "errors")
 # A worker's journal reaches the ledger every five seconds.

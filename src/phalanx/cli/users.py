@@ -17,7 +17,7 @@ from phalanx.cli.tables import day, print_table
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest, UserView
 from phalanx.errors import NotFound
-from phalanx.services.users import normal_email
+from phalanx.services.callers.users import normal_email
 
 EMAIL = typer.Argument(help="The user's email.")
 FROM_STDIN = typer.Option(False, "--password-stdin", help="Read the password from standard input, not from a terminal.")

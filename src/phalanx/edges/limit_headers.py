@@ -8,7 +8,7 @@ import time
 
 from phalanx.edges.fields import Field
 from phalanx.ports import Allowance, Grant
-from phalanx.services.periods import month_end, month_start
+from phalanx.services.metering.periods import month_end, month_start
 
 
 def limit_headers(grant: Grant) -> list[Field]:

@@ -14,7 +14,7 @@ from phalanx.errors import Cancelled, Internal, PhalanxError
 from phalanx.operations.patience import times
 from phalanx.operations.row import Kind, Operation, Services
 from phalanx.ports import IdempotencyStore
-from phalanx.services.audit_trail import AuditTrail
+from phalanx.services.callers.audit_trail import AuditTrail
 from phalanx.services.gate import Gate
 from phalanx.services.ticket import Call, Ticket
 

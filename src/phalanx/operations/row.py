@@ -10,24 +10,24 @@ from typing import Any, Literal
 import msgspec
 
 from phalanx.contract.services import ServiceName
-from phalanx.services.audit import AuditService
-from phalanx.services.collections import CollectionService
-from phalanx.services.face_reembedding import FaceReembedService
-from phalanx.services.faces import FaceService
-from phalanx.services.gallery import GalleryService
+from phalanx.services.callers.audit import AuditService
+from phalanx.services.callers.keys import KeyService
+from phalanx.services.callers.organisations import OrganisationService
+from phalanx.services.callers.users import UserService
+from phalanx.services.collections.face_reembedding import FaceReembedService
+from phalanx.services.collections.gallery import GalleryService
+from phalanx.services.collections.points import PointService
+from phalanx.services.collections.reembedding import ReembedService
+from phalanx.services.collections.service import CollectionService
+from phalanx.services.faces.service import FaceService
 from phalanx.services.gate import Admits
-from phalanx.services.health import HealthService
 from phalanx.services.images import ImageService
-from phalanx.services.jobs import JobService
-from phalanx.services.keys import KeyService
-from phalanx.services.models import ModelService
-from phalanx.services.organisations import OrganisationService
-from phalanx.services.points import PointService
-from phalanx.services.reembedding import ReembedService
+from phalanx.services.jobs.service import JobService
+from phalanx.services.metering.usage import UsageService
+from phalanx.services.serving.health import HealthService
+from phalanx.services.serving.text_models import ModelService
 from phalanx.services.text import TextService
 from phalanx.services.ticket import Ticket
-from phalanx.services.usage import UsageService
-from phalanx.services.users import UserService
 from phalanx.services.vectors import VectorService
 
 

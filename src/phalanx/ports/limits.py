@@ -62,7 +62,7 @@ class Grant(NamedTuple):
 class Limiter(Protocol):
     """Rate, calls open at once and the month's quota of a subject: one atomic step, all windows or none.
 
-    Down: `unavailable`; `services/limits.py` then goes on with each worker's share.
+    Down: `unavailable`; `services/metering/limits.py` then goes on with each worker's share.
     """
 
     async def take(self, subject: str, allowance: Allowance, *, period: str, lease: str) -> Grant:

@@ -24,17 +24,17 @@ from phalanx.errors import (
     Unauthenticated,
 )
 from phalanx.ports import NO_LIMIT, Clock, Grant, Limiter, UsageLog
-from phalanx.services.addresses import limited_by
-from phalanx.services.job_tokens import JobTokens
-from phalanx.services.keyring import Keyring
-from phalanx.services.keys import is_well_formed, key_digest
-from phalanx.services.periods import month_end, month_of
-from phalanx.services.quotas import SoftQuotas
+from phalanx.services.callers.keyring import Keyring
+from phalanx.services.callers.keys import is_well_formed, key_digest
+from phalanx.services.callers.tokens import TokenVerifier
+from phalanx.services.callers.users import scopes_of
+from phalanx.services.jobs.tokens import JobTokens
+from phalanx.services.metering.addresses import limited_by
+from phalanx.services.metering.periods import month_end, month_of
+from phalanx.services.metering.quotas import SoftQuotas
+from phalanx.services.metering.tiers import TierPolicy
+from phalanx.services.metering.usage import is_billed
 from phalanx.services.ticket import Call, Caller, Credential, Meter, Ticket
-from phalanx.services.tiers import TierPolicy
-from phalanx.services.tokens import TokenVerifier
-from phalanx.services.usage import is_billed
-from phalanx.services.users import scopes_of
 
 Admits = Scope | Literal["open"] | None
 """Whom a row lets in: who has a scope; with None anybody with a credential; with `open` anybody."""

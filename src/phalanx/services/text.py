@@ -36,7 +36,7 @@ from phalanx.engines.text.vectors import finish, unit
 from phalanx.errors import InvalidRequest, PhalanxError, TooLarge
 from phalanx.ports import CachedVector, Submission, VectorCache
 from phalanx.services.ahead import answered_ahead
-from phalanx.services.models import ModelRegistry, ServedText
+from phalanx.services.serving.text_models import ModelRegistry, ServedText
 from phalanx.services.ticket import Ticket
 
 # Tokenising costs about 5 µs for a short sentence; a thread's hand-over costs 50. Below this many characters the event

@@ -9,7 +9,7 @@ import pytest
 
 from phalanx.contract.jobs import JobProgress, JobStage, JobView
 from phalanx.edges.queue.progress import Progress
-from phalanx.services.jobs import Told
+from phalanx.services.jobs.service import Told
 from phalanx.services.ticket import Step
 
 pytestmark = pytest.mark.anyio

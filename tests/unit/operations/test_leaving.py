@@ -17,16 +17,16 @@ from phalanx.errors import Unavailable
 from phalanx.operations.calling import Entrance, call
 from phalanx.operations.row import Operation
 from phalanx.ports import RatePolicy
-from phalanx.services.audit_trail import AuditTrail
+from phalanx.services.callers.audit_trail import AuditTrail
+from phalanx.services.callers.keyring import Keyring
+from phalanx.services.callers.keys import key_digest, new_key_text
+from phalanx.services.callers.signing import signing_keys
+from phalanx.services.callers.tokens import TokenVerifier
 from phalanx.services.gate import Gate, OpenCalls
-from phalanx.services.keyring import Keyring
-from phalanx.services.keys import key_digest, new_key_text
-from phalanx.services.periods import month_of
-from phalanx.services.quotas import SoftQuotas
-from phalanx.services.signing import signing_keys
+from phalanx.services.metering.periods import month_of
+from phalanx.services.metering.quotas import SoftQuotas
+from phalanx.services.metering.tiers import TierPolicy, tier_policies
 from phalanx.services.ticket import Call, Credential, Ticket
-from phalanx.services.tiers import TierPolicy, tier_policies
-from phalanx.services.tokens import TokenVerifier
 from phalanx.settings import Secret, Settings
 from phalanx.stores.memory.audit import MemoryAuditLog
 from phalanx.stores.memory.clock import SystemClock

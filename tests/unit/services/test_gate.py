@@ -21,15 +21,15 @@ from phalanx.errors import (
     SessionEnded,
     Unauthenticated,
 )
+from phalanx.services.callers.keyring import Keyring
+from phalanx.services.callers.keys import key_digest, new_key_text
+from phalanx.services.callers.ring import FRESH_S
+from phalanx.services.callers.signing import signing_keys
+from phalanx.services.callers.tokens import TokenSigner, TokenVerifier
 from phalanx.services.gate import Gate, OpenCalls
-from phalanx.services.keyring import Keyring
-from phalanx.services.keys import key_digest, new_key_text
-from phalanx.services.quotas import SoftQuotas
-from phalanx.services.ring import FRESH_S
-from phalanx.services.signing import signing_keys
+from phalanx.services.metering.quotas import SoftQuotas
+from phalanx.services.metering.tiers import TierPolicy, tier_policies
 from phalanx.services.ticket import Call, Credential
-from phalanx.services.tiers import TierPolicy, tier_policies
-from phalanx.services.tokens import TokenSigner, TokenVerifier
 from phalanx.settings import Secret, Settings
 from phalanx.stores.memory.directory import MemoryDirectory
 from phalanx.stores.memory.keys import MemoryKeyStore

@@ -11,8 +11,8 @@ from phalanx.contract.services import ALL_SERVICES, ServiceName
 from phalanx.errors import Unavailable
 from phalanx.models.catalogue import load_catalogue
 from phalanx.models.store import ModelStore
-from phalanx.services.face_models import FaceModels
-from phalanx.services.models import ModelRegistry
+from phalanx.services.serving.face_models import FaceModels
+from phalanx.services.serving.text_models import ModelRegistry
 
 DETECTOR, EMBEDDER = "blazeface-full-range", "dlib-resnet-v1"
 

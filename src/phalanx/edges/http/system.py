@@ -13,9 +13,9 @@ from phalanx.contract.text import MAX_TEXTS
 from phalanx.edges.http.exchange import Exchange
 from phalanx.edges.http.routes import Answer, Endpoint
 from phalanx.errors import PhalanxError, Unavailable
-from phalanx.services.health import HealthService
-from phalanx.services.models import ModelRegistry
-from phalanx.services.serving import Roster
+from phalanx.services.serving.health import HealthService
+from phalanx.services.serving.roster import Roster
+from phalanx.services.serving.text_models import ModelRegistry
 
 HTML = "text/html; charset=utf-8"
 PROBES = frozenset({"/livez", "/readyz", "/readiness", "/startupz", "/health", "/api/health"})

@@ -14,9 +14,9 @@ from phalanx.contract.jobs import JobError
 from phalanx.edges.json_body import BodyDecoder, decode_json, encode_json, too_large
 from phalanx.errors import Internal, NotFound, PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
-from phalanx.services.job_fields import renamed
+from phalanx.services.jobs.fields import renamed
+from phalanx.services.jobs.webhooks import Ended, Webhooks
 from phalanx.services.ticket import Call, Credential, Follow, Task
-from phalanx.services.webhooks import Ended, Webhooks
 from phalanx.settings import Secret
 from phalanx.settings.queues import JobMapping
 from phalanx.telemetry import Log, Metrics, RequestLog

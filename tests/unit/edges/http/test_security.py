@@ -10,7 +10,7 @@ from phalanx.edges.fields import fold
 from phalanx.edges.http.security import HttpsOnly
 from phalanx.edges.request_id import request_id
 from phalanx.errors import InvalidRequest, TlsRequired
-from phalanx.services.keys import new_key_text
+from phalanx.services.callers.keys import new_key_text
 
 
 def location(rule: HttpsOnly, host: str = "api.example.org:8000", method: str = "GET", **scope: Any) -> str:

@@ -10,7 +10,7 @@ from phalanx.engines.face.stand_in import StandInDetector
 from phalanx.engines.image.decode import decode
 from phalanx.engines.image.header import read_header
 from phalanx.errors import UnreadableInput
-from phalanx.services.face_finding import QUICK_PIXELS, is_quick
+from phalanx.services.faces.finding import QUICK_PIXELS, is_quick
 from pictures import noise, saved
 
 

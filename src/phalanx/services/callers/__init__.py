@@ -1,0 +1,1 @@
+"""Who calls: keys, users, organisations, sessions, and what they did."""

@@ -1,0 +1,1 @@
+"""Queued calls: what they may, how they stand, whom their end is told."""

@@ -1,0 +1,1 @@
+"""What callers may and what they used: tiers, limits, quotas, the ledger."""

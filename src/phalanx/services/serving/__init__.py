@@ -1,0 +1,1 @@
+"""The models that take traffic: loaded, checked, swapped, and how they do."""
