@@ -192,7 +192,7 @@ def _model(store: ModelStore, name: str, otherwise: bool | None) -> Iterator[Fin
         version = store.active(name)
         damaged = [report for report in store.verify(name) if report.problem]
     except PhalanxError as error:
-        yield Finding(otherwise, "model", error.detail, remedy)
+        yield Finding(otherwise, "model", error.detail.removesuffix(f"; run: {remedy}"), remedy)
         return
     for report in damaged:
         yield Finding(otherwise, "model", f"{report.file}: {report.problem}", remedy)
