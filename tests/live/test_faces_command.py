@@ -87,7 +87,7 @@ def test_a_running_worker_is_asked(live: WorkerProcess, models_dir: Path, tmp_pa
     assert np.allclose(mine, theirs, atol=1e-3)
     status, lines, said = faces(models_dir, tmp_path, "detect", "pictures", "--url", live.url)
     assert (status, lines) == (1, []), said
-    assert "send an API key" in said
+    assert "asks for an API key" in said
     status, _, said = faces(models_dir, tmp_path, "detect", "pictures", "--url", "http://127.0.0.1:1")
     assert status == 1
     assert "no worker answers" in said

@@ -22,6 +22,7 @@ from servers.worker import PHALANX, START_S, WorkerProcess
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grpc" / "call.py"
 REDIS_NUMBER = 11
+SERVING = health_pb2.HealthCheckResponse.SERVING
 METHODS = Schema(table()).methods
 ROWS = table()
 
@@ -48,8 +49,11 @@ def test_one_worker_serves_both_edges_until_it_is_told_to_stop(start: Callable[.
     assert over_grpc.embeddings[0].tolist() == pytest.approx(over_http["embeddings"][0], abs=1e-7)
     assert over_http["items"][0]["cached"] is True
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        found = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10.0)
-        assert found.status == health_pb2.HealthCheckResponse.SERVING
+        health, deadline = health_pb2_grpc.HealthStub(channel), time.monotonic() + START_S
+        # It looks once a second whether the worker is ready.
+        while health.Check(health_pb2.HealthCheckRequest(), timeout=10.0).status != SERVING:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         count = METHODS["example.count"]
         stream = channel.unary_stream(count.path)(
             count.request_of(ROWS["example.count"].request(to=8, pause_ms=100)),
