@@ -35,7 +35,9 @@ from phalanx.stores.sql.usage import SqlUsageLog
 STAYING, LEAVING = "stays@example.org", "leaves@example.org"
 CLIENTS = 24
 PAUSE_S = 0.05
-SAMPLE_S = 2.0
+SAMPLE_S = 0.5
+WINDOWS = 15
+"""Parts of the second half, of each of which the least sample counts: twenty seconds of ten minutes."""
 GROWTH_BAR_MIB = 1.0
 FACES = "faces,images,vectors"
 FACES_BAR_MIB = 600.0
@@ -228,15 +230,21 @@ class Memory:
         began = time.monotonic()
         while True:
             self.samples.append((time.monotonic() - began, self._worker.rss_mib()))
-            if len(self.samples) % 15 == 0:
+            if len(self.samples) % 60 == 0:
                 say(f"{self.samples[-1][0]:.0f} s: {self.samples[-1][1]:.0f} MiB")
             await asyncio.sleep(SAMPLE_S)
 
     def growth(self) -> tuple[float, float, float]:
-        """Return MiB a minute, by least squares over the second half, and that half's first and last MiB."""
-        half = np.array(self.samples[len(self.samples) // 2 :])
-        slope = np.polyfit(half[:, 0] / 60, half[:, 1], 1)[0]
-        return float(slope), float(half[0, 1]), float(half[-1, 1])
+        """Return MiB a minute, by least squares over the second half, and the least MiB of that half's first and last part.
+
+        Pictures under way come and go by tens of MiB from one sample to the next: what stays is the least of each part.
+        """
+        half = self.samples[len(self.samples) // 2 :]
+        size = max(1, len(half) // WINDOWS)
+        windows = [half[at : at + size] for at in range(0, len(half), size)]
+        least = np.array([(window[0][0] / 60, min(mib for _, mib in window)) for window in windows])
+        slope = np.polyfit(least[:, 0], least[:, 1], 1)[0]
+        return float(slope), float(least[0, 1]), float(least[-1, 1])
 
 
 async def soak(worker: Worker, seconds: float, images: float) -> tuple[Tally, Memory]:
