@@ -90,15 +90,12 @@ def redis_scene(redis_server: RedisServer) -> Iterator[OpenScene]:
     async def open_scene() -> AsyncIterator[Scene]:
         async with open_redis(redis_server.url) as redis:
             await redis.flushdb()
-            # Nothing here outlives the server, and the disk would take most of the time.
-            await redis.config_set("appendfsync", "no")
             time = RedisTime(redis)
             await time.advance(0)
             limiter = RedisLimiter(redis, SystemClock())
             await limiter.begin_counting()
             yield Scene(limiter, time)
             await limiter.close()
-            await redis.config_set("appendfsync", "always")
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TAKE", "RENEW", "USED"):
