@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from measuring.cores import pinned
 from measuring.load import Load, percentile, send
 
@@ -56,14 +54,3 @@ def python_start_s(modules: str = "numpy, ssl, sqlite3, asyncio") -> float:
         return time.perf_counter() - began
 
     return min(once() for _ in range(3))
-
-
-def matmul_gflops(size: int = 768, seconds: float = 0.5) -> float:
-    """Return the float32 matrix product's speed in GFLOP/s on all cores."""
-    left = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    best, until = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        left @ left
-        best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
-    return best

@@ -78,7 +78,6 @@ class Runner(Generic[P, R]):
         )
         self._in_flight: dict[Hashable, Job[P]] = {}
         self._running: list[Job[P]] = []
-        self._swaps: list[Wait] = []
         self._meter = Meter()
         self._busy_since: float | None = None
         self._state = _State.NEW
@@ -148,20 +147,6 @@ class Runner(Generic[P, R]):
             await asyncio.to_thread(self._thread.join, JOIN_S)
         if self._thread.is_alive():
             self._log.warning("engine.left_behind", model=self._name, busy_since=self._busy_since)
-
-    async def swap(self, engine: Engine[P, R]) -> Engine[P, R]:
-        """Use another engine from the next batch on; return the old one once no batch uses it.
-
-        What waits is computed by the new engine, so both must read the same prepared items.
-        """
-        with self._lock:
-            old, self._engine = self._engine, engine
-            if not self._running:
-                return old
-            freed = asyncio.get_running_loop().create_future()
-            self._swaps.append(freed)
-        await freed
-        return old
 
     def stats(self) -> RunnerStats:
         """Return the queue's state and the counts."""
@@ -257,8 +242,7 @@ class Runner(Generic[P, R]):
         finally:
             self._end()
             with self._lock:
-                freed = self._release()
-            settle_from_afar(freed, None)
+                self._release()
 
     def _exchange(self, computed: Computed[P, R] | None) -> list[Job[P]] | None:
         """Hand over what was computed and take the next batch: [] when nothing waits, None at the end.
@@ -294,29 +278,28 @@ class Runner(Generic[P, R]):
 
     def _compute(self, batch: list[Job[P]]) -> Computed[P, R]:
         """Run the batch; if that fails, each item alone, so that one bad item does not hurt the others."""
-        engine = self._engine
         started = self._now()
         outcomes: Sequence[R | PhalanxError]
         try:
-            outcomes = self._run(engine, batch)
+            outcomes = self._run(batch)
         except Exception as error:
             self._log.error("engine.batch_failed", model=self._name, items=len(batch), exc_info=True)
             alone = len(batch) == 1
-            outcomes = [_shown(error)] if alone else [self._run_alone(engine, job) for job in batch]
+            outcomes = [_shown(error)] if alone else [self._run_alone(job) for job in batch]
         return Computed(batch, outcomes, started, self._now())
 
-    def _run(self, engine: Engine[P, R], batch: Sequence[Job[P]]) -> Sequence[R]:
+    def _run(self, batch: Sequence[Job[P]]) -> Sequence[R]:
         self._busy_since = self._now()
-        results = engine.run([job.item for job in batch])
+        results = self._engine.run([job.item for job in batch])
         if len(results) != len(batch):
             raise ValueError(f"the engine returned {len(results)} results for {len(batch)} items")
         return results
 
-    def _run_alone(self, engine: Engine[P, R], job: Job[P]) -> R | PhalanxError:
+    def _run_alone(self, job: Job[P]) -> R | PhalanxError:
         if not self._is_wanted(job):
             return Internal()
         try:
-            return self._run(engine, [job])[0]
+            return self._run([job])[0]
         except Exception as error:
             self._log.error("engine.item_failed", model=self._name, tokens=job.length, error=repr(error))
             return _shown(error)
@@ -330,19 +313,18 @@ class Runner(Generic[P, R]):
 
     def _record(self, computed: Computed[P, R], facts: BatchFacts) -> list[Wait]:
         """Put the outcomes where they belong and return the waits that are over."""
-        over = self._release()
+        self._release()
+        over: list[Wait] = []
         for job, outcome in zip(computed.batch, computed.outcomes, strict=True):
             self._forget(job)
             over += [request.wait for request in job.finish(outcome, computed.started, computed.finished)]
         self._meter.add(facts, computed.finished)
         return over
 
-    def _release(self) -> list[Wait]:
-        """Note that no batch is under way and return the waits of those who swap engines."""
+    def _release(self) -> None:
+        """Note that no batch is under way."""
         self._running = []
         self._busy_since = None
-        swaps, self._swaps = self._swaps, []
-        return swaps
 
     def _report(self, on_batch: Callable[[BatchFacts], None], facts: BatchFacts) -> None:
         try:

@@ -30,7 +30,6 @@ class StandInBackend:
 
     name = SIMULATED
     device = "none"
-    device_name = SIMULATED
     precision = "f32"
     threads = 0
     pooled = False

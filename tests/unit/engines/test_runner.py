@@ -1,4 +1,4 @@
-"""The runner: batches without waiting, sharing, leaving, deadlines, failures, overload, stopping, swapping."""
+"""The runner: batches without waiting, sharing, leaving, deadlines, failures, overload, stopping."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class Capitals:
 
     def compute(self, item: Item) -> str:
         return item.word.upper()
+
+    def hold(self) -> None:
+        """Compute nothing from the next batch on, and forget those that were entered."""
+        self._gate.clear()
+        self._entered = threading.Semaphore(0)
 
     def let_go(self) -> None:
         self._gate.set()
@@ -498,24 +503,22 @@ async def test_followers_of_an_item_that_fails_get_its_error() -> None:
 
 @on_a_loop
 async def test_an_item_that_nobody_waits_for_any_more_is_not_tried_alone() -> None:
-    engine = Picky(held=True)
+    engine = Stepped()
     runner = started(engine)
     blocker = submit(runner, "x")
     await engine.entered()
     leaving = submit(runner, "a", tenant="leaving", shared=True)
     staying = submit(runner, "poison", "b")
     await queued(leaving, staying)
-    next_engine = Picky(held=True)
-    swapping = asyncio.create_task(runner.swap(next_engine))
-    await queued(swapping)
-    engine.let_go()
-    await next_engine.entered()
+    engine.step()
+    await engine.entered()
     leaving.cancel()
     await asyncio.wait([leaving])
-    next_engine.let_go()
+    for _ in ("together", "poison", "b"):
+        engine.step()
     assert values(await staying) == ["internal", "B"]
-    assert next_engine.batches == [["a", "poison", "b"], ["poison"], ["b"]]
-    await asyncio.gather(blocker, swapping)
+    assert engine.batches == [["x"], ["a", "poison", "b"], ["poison"], ["b"]]
+    await blocker
     await runner.stop(1)
 
 
@@ -594,13 +597,10 @@ async def test_when_the_thread_itself_fails_everyone_is_told_and_the_runner_is_d
     await engine.entered()
     waiting = submit(runner, "a")
     await queued(waiting)
-    swapping = asyncio.create_task(runner.swap(Capitals()))
-    await queued(swapping)
     engine.let_go()
     for task in (running, waiting):
         with pytest.raises(Unavailable, match="'tiny' stopped"):
             await task
-    assert await swapping is engine
     assert log.events[-1][0] == "engine.thread_failed"
     await runner.stop(1)
     assert not runner.is_alive(time.monotonic())
@@ -627,10 +627,10 @@ class Paced(Capitals):
 async def test_what_would_come_too_late_is_refused_at_once() -> None:
     """By what is computed before it: of another caller no more than of this one, and nothing when nobody waits."""
     clock = ManualClock()
-    runner = started(Paced(clock), now=clock)
+    engine = Paced(clock)
+    runner = started(engine, now=clock)
     await submit(runner, *("w" * 100))
-    engine = Paced(clock, held=True)
-    await runner.swap(engine)
+    engine.hold()
 
     def ask(word: str, tenant: str, within: float, length: int = 10) -> asyncio.Task[Any]:
         items = [Submission(Item(word, length), None)]
@@ -668,8 +668,7 @@ async def test_retry_after_is_what_waits_over_the_measured_rate(waiting: int, re
     runner = started(engine, now=clock, max_waiting_tokens=waiting)
     await submit(runner, *("w" * 100))
     assert runner.stats().tokens_per_s == pytest.approx(1000)
-    engine = Paced(clock, held=True)
-    await runner.swap(engine)
+    engine.hold()
     running = submit(runner, "running")
     await engine.entered()
     bulk = submit(runner, "a", length=waiting)
@@ -815,24 +814,6 @@ async def test_a_busy_engine_is_alive_until_it_is_stuck() -> None:
     engine.let_go()
     await running
     assert runner.is_alive(clock() + 100)
-    await runner.stop(1)
-
-
-@on_a_loop
-async def test_a_swap_returns_the_old_engine_when_its_batch_is_done_and_the_next_uses_the_new_one() -> None:
-    old, new = Capitals(held=True), Capitals()
-    runner = started(old)
-    running = submit(runner, "a")
-    await old.entered()
-    swapping = asyncio.create_task(runner.swap(new))
-    waiting = submit(runner, "b")
-    await queued(swapping, waiting)
-    assert not swapping.done()
-    old.let_go()
-    assert await swapping is old
-    await asyncio.gather(running, waiting)
-    assert (old.words, new.words) == (["a"], ["b"])
-    assert await runner.swap(old) is new
     await runner.stop(1)
 
 

@@ -98,7 +98,6 @@ class QueueEdge:
         self._limits = {name: max_body_bytes(row) for name, row in self._rows.items()}
         self._on_finished = on_finished
         self._webhooks = webhooks
-        self.max_job_bytes = max(self._limits.values(), default=0)
 
     async def run(self, delivery: Delivery, followed_by: Follow | None = None) -> Outcome:
         """Run a job once, telling `followed_by` how far it is. Only the end of the process, or of this task, keeps it from an outcome."""

@@ -39,11 +39,6 @@ class Loaded(Protocol):
         ...
 
     @property
-    def device_name(self) -> str:
-        """What the device calls itself, such as the processor's model name."""
-        ...
-
-    @property
     def precision(self) -> str:
         """`f32`, `bf16` or `int8`: the arithmetic of the products."""
         ...

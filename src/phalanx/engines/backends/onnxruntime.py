@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from phalanx.engines.backends.devices import gpu_name, processor_name
 from phalanx.engines.backends.graphs import Ids, Pixels, Port, Precision, Tensors, Vectors, numbered, only_input
 from phalanx.engines.backends.signature import read_signature
 from phalanx.errors import Unavailable
@@ -35,7 +34,6 @@ class OnnxRuntimeBackend:
         self.device = device
         self.threads = threads if device == "cpu" else 0
         self._session = open_session(graph, device=device, precision=precision, threads=threads)
-        self.device_name = name_of(device)
         signature = read_signature(
             graph.name,
             {port.name: len(port.shape) for port in self._session.get_inputs()},
@@ -67,7 +65,6 @@ class OnnxRuntimeImages:
         self.device, self.precision = device, precision
         self.threads = threads if device == "cpu" else 0
         self._session = open_session(graph, device=device, precision=precision, threads=threads)
-        self.device_name = name_of(device)
         self.input = only_input(graph.name, _ports(self._session.get_inputs()))
         self.outputs = _ports(self._session.get_outputs())
 
@@ -93,11 +90,6 @@ def open_session(graph: Path, *, device: str, precision: Precision, threads: int
     return session
 
 
-def name_of(device: str) -> str:
-    """Return what a device, `cpu` or `cuda:<n>`, calls itself."""
-    return processor_name() if device == "cpu" else gpu_name(_number(device))
-
-
 def _open(graph: Path, device: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -107,12 +99,8 @@ def _open(graph: Path, device: str, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The arena keeps the most that any shape ever needed; the system's allocator gives it back.
     options.enable_cpu_mem_arena = False
-    providers = [CPU] if device == "cpu" else [(CUDA, {"device_id": _number(device)}), CPU]
+    providers = [CPU] if device == "cpu" else [(CUDA, {"device_id": int(device.removeprefix("cuda:"))}), CPU]
     try:
         return ort.InferenceSession(str(graph), options, providers=providers)
     except Exception as error:  # its exceptions share no other class
         raise Unavailable(f"ONNX Runtime cannot load {graph.name}: {str(error).strip().splitlines()[-1]}") from error
-
-
-def _number(device: str) -> int:
-    return int(device.removeprefix("cuda:"))

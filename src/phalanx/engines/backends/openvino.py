@@ -67,7 +67,6 @@ class OpenVinoBackend:
     def __init__(
         self, graph: Path, *, precision: Precision, threads: int, fixed_shapes: Sequence[tuple[int, int]] = ()
     ) -> None:
-        self.device_name = processor_name()
         require_precision(precision)
         self.threads = threads
         core = openvino_core()
@@ -104,7 +103,6 @@ class OpenVinoImages:
     device = "cpu"
 
     def __init__(self, graph: Path, *, precision: Precision, threads: int, shape: Sequence[int] | None = None) -> None:
-        self.device_name = processor_name()
         require_precision(precision)
         self.precision, self.threads = precision, threads
         core = openvino_core()

@@ -42,7 +42,7 @@ class Recording:
 
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
-        self.name, self.device, self.device_name = inner.name, inner.device, inner.device_name
+        self.name, self.device = inner.name, inner.device
         self.precision, self.threads = inner.precision, inner.threads
         self.pooled, self.dimensions = inner.pooled, inner.dimensions
         self.shapes: list[tuple[int, ...]] = []
