@@ -162,7 +162,10 @@ def test_collections_are_never_pinned_to_a_stand_in(empty: Any) -> None:
 
 def test_without_it_the_worker_names_the_command(start_worker: Callable[..., Any], tmp_path: Path) -> None:
     worker = start_worker(MODEL_DIR=str(tmp_path))
-    assert worker.get("/readyz", key=None).status == 503
+    for probe in ("/readyz", "/health"):
+        assert worker.get(probe, key=None).status == 503
+        counted = {"operation": probe, "dialect": "system", "code": "unavailable"}
+        assert worker.app.metrics.registry.get_sample_value("phalanx_requests_total", counted) == 1
     answer = worker.post("/v1/text/embed", {"texts": ["Hello"]})
     assert answer.status == 503
     assert "phalanx models pull all-MiniLM-L6-v2" in answer.json["detail"]

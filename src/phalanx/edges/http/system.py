@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 import phalanx
+from phalanx.contract.status import Health
 from phalanx.contract.text import MAX_TEXTS
 from phalanx.edges.http.exchange import Exchange
 from phalanx.edges.http.routes import Answer, Endpoint
@@ -108,7 +109,7 @@ class SystemEndpoints:
     async def health(self, exchange: Exchange, params: dict[str, str]) -> None:
         """200 healthy or degraded, 503 unhealthy."""
         health = await self._health.health()
-        await exchange.respond_json(503 if health.status == "unhealthy" else 200, health)
+        await self._tell(exchange, health, fails=health.status == "unhealthy")
 
     async def livez(self, exchange: Exchange, params: dict[str, str]) -> None:
         """200 while the event loop turns; no dependency is asked."""
@@ -166,4 +167,10 @@ class SystemEndpoints:
 
     async def _probe(self, exchange: Exchange, reasons: tuple[str, ...]) -> None:
         answer = ProbeAnswer("unavailable" if reasons else "ok", reasons)
-        await exchange.respond_json(503 if reasons else 200, answer)
+        await self._tell(exchange, answer, fails=bool(reasons))
+
+    async def _tell(self, exchange: Exchange, answer: Health | ProbeAnswer, *, fails: bool) -> None:
+        """Send 200, or what `fails` as 503: under the code `unavailable` in the log and the metrics."""
+        if fails:
+            exchange.tag = Unavailable.row.code
+        await exchange.respond_json(Unavailable.row.http if fails else 200, answer)
