@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from phalanx.upstreams.fetch import Fetcher, is_public
+from phalanx.upstreams.allowed import is_public
+from phalanx.upstreams.fetch import Fetcher
 from pictures import noise, saved
 
 PATHS = ["/v1/images/process", "/v1/faces/detect", "/v1/faces/embed", "/api/detect-face"]

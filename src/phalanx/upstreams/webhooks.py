@@ -1,4 +1,4 @@
-"""Posting to a URL that a caller sent, only on hosts and addresses that the operator allows; see `fetch` for the reasons."""
+"""Posting to a URL that a caller sent, only on hosts and addresses that the operator allows; see `allowed`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from ipaddress import IPv4Network, IPv6Network
 import aiohttp
 from yarl import URL
 
-from phalanx.errors import InvalidRequest, PhalanxError, UpstreamFailed
-from phalanx.upstreams.fetch import (
-    MAX_URL_CHARS,
-    Address,
-    AllowedHosts,
-    CheckedResolver,
-    Lookup,
-    is_public,
-    lookup,
-    open_session,
-)
+from phalanx.errors import UpstreamFailed
+from phalanx.upstreams.allowed import Address, AllowedWeb, Lookup, is_public, lookup
 
 TIMEOUT_S = 10.0
 HEADERS = {"Content-Type": "application/json", "User-Agent": "Phalanx"}
 GONE = 410
+NOT_ALLOWED = "webhooks are not sent to that host; WEBHOOK_ALLOW names those that are"
 
 
 class Poster:
@@ -39,28 +31,19 @@ class Poster:
         timeout_s: float = TIMEOUT_S,
         look_up: Lookup = lookup,
     ) -> None:
-        self._hosts = AllowedHosts(allow)
-        self._networks = tuple(networks)
+        inner = tuple(networks)
+
+        def may_ask(address: Address) -> bool:
+            return is_public(address) or any(address in network for network in inner)
+
+        self._web = AllowedWeb(
+            allow, param="webhook", refusal=NOT_ALLOWED, headers=HEADERS, look_up=look_up, may_ask=may_ask
+        )
         self._timeout_s = timeout_s
-        self._resolver = CheckedResolver(look_up, self._may_ask, not_allowed)
-        self._session: aiohttp.ClientSession | None = None
 
     def check(self, text: str) -> URL:
         """Return a URL that may be posted to, except that its name is yet to be resolved. Raises `InvalidRequest`."""
-        if len(text) > MAX_URL_CHARS:
-            raise InvalidRequest(f"the URL has more than {MAX_URL_CHARS} characters", param="webhook")
-        try:
-            url = URL(text)
-            host = url.raw_host
-        except ValueError:
-            raise InvalidRequest("the webhook's URL cannot be read", param="webhook") from None
-        if url.scheme not in ("http", "https") or not host:
-            raise InvalidRequest("a webhook's URL starts with http:// or https:// and a host", param="webhook")
-        if url.user is not None or url.password is not None:
-            raise InvalidRequest("a webhook's URL holds no user or password", param="webhook")
-        if not self._hosts.admit(url, self._may_ask):
-            raise not_allowed()
-        return url
+        return self._web.check(text)
 
     async def post(self, text: str, headers: Mapping[str, str], body: bytes) -> bool:
         """Post JSON. Returns False where the host says that it wants no more (410).
@@ -72,7 +55,7 @@ class Poster:
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._open().post(url, data=body, headers=dict(headers), allow_redirects=False) as answer,
+                self._web.session().post(url, data=body, headers=dict(headers), allow_redirects=False) as answer,
             ):
                 status = answer.status
         except TimeoutError:
@@ -85,18 +68,4 @@ class Poster:
 
     async def close(self) -> None:
         """Close what is open."""
-        if self._session is not None:
-            await self._session.close()
-
-    def _may_ask(self, address: Address) -> bool:
-        return is_public(address) or any(address in network for network in self._networks)
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = open_session(self._resolver, HEADERS)
-        return self._session
-
-
-def not_allowed() -> PhalanxError:
-    """Word a refusal, which does not tell whether the name or the address is at fault."""
-    return InvalidRequest("webhooks are not sent to that host; WEBHOOK_ALLOW names those that are", param="webhook")
+        await self._web.close()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from phalanx.errors import DeadlineExceeded, InvalidRequest, PhalanxError, TooLarge, UnreadableInput, UpstreamFailed
-from phalanx.upstreams.fetch import MAX_REDIRECTS, Fetcher, is_public
+from phalanx.upstreams.allowed import is_public
+from phalanx.upstreams.fetch import MAX_REDIRECTS, Fetcher
 
 PUBLIC = "93.184.215.14"
 PNG = b"\x89PNG\r\n\x1a\nrest"
