@@ -79,6 +79,45 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, *, between
     )  # fmt: skip
 
 
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+"""XYZ of Display P3's red, green and blue under D50."""
+
+
+def fixed(*numbers: float) -> bytes:
+    return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
+
+
+def parametric(kind: int, *numbers: float) -> bytes:
+    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(*numbers)
+
+
+def sampled(*numbers: int) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(f">I{len(numbers)}H", len(numbers), *numbers)
+
+
+def icc(tags: dict[bytes, bytes], space: bytes = b"RGB ") -> bytes:
+    """An ICC profile of a display, version 2 or 4 by its curves, with these tags and those that every one has."""
+    name = "x".encode("utf-16-be")
+    said = b"mluc\0\0\0\0" + struct.pack(">IIHHII", 1, 12, 0x656E, 0x5553, len(name), 28) + name + bytes(2)
+    white = b"XYZ \0\0\0\0" + fixed(0.9642, 1, 0.8249)
+    tags = {**tags, b"wtpt": white, b"desc": said, b"cprt": said}
+    start = 132 + 12 * len(tags)
+    table, content = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, start + len(content), len(value))
+        content += value.ljust(-(-len(value) // 4) * 4, b"\0")
+    head = struct.pack(">I4sI4s4s4s", start + len(content), bytes(4), 0x04200000, b"mntr", space, b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + table + content
+
+
+def rgb_profile(colours: Any = P3, curve: bytes = parametric(3, *SRGB_CURVE)) -> bytes:
+    """A profile of a matrix and one curve: Display P3, as phones write it, unless told otherwise."""
+    tags = {name: b"XYZ \0\0\0\0" + fixed(*xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colours, strict=True)}
+    return icc({**tags, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve})
+
+
 def samples() -> dict[str, bytes]:
     """One valid file of every kind that is read."""
     rgba = np.dstack([noise(), np.full((48, 64), 77, np.uint8)])

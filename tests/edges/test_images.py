@@ -108,6 +108,19 @@ def test_an_image_comes_in_the_one_format_that_is_accepted(
     assert read_header(answer.body, max_pixels=10_000).format == given
 
 
+@pytest.mark.parametrize("path", [PATH, "/api/process-image"])
+def test_a_key_repeats_no_image_in_another_format(worker: Any, path: str) -> None:
+    """What was accepted is part of a request; the first is repeated in its own."""
+    request = {"image": text(picture()), "operations": HALF}
+    key = {"idempotency-key": f"formats {path}"}
+    first = worker.post(path, request, headers={**key, "accept": "image/webp"})
+    again = worker.post(path, request, headers={**key, "accept": "image/webp"})
+    other = worker.post(path, request, headers={**key, "accept": "image/jpeg"})
+    assert (first.status, again.status, again.headers.get("idempotency-replayed")) == (200, 200, "true")
+    assert again.body == first.body
+    assert (other.status, b"was used for another request" in other.body) == (422, True)
+
+
 @pytest.mark.parametrize(
     "request_", [{"images": [DOT]}, {"image": DOT, "return_image": False}], ids=["several", "none"]
 )

@@ -111,6 +111,8 @@ Steps = Annotated[list[Step], Meta(max_length=MAX_STEPS)]
 class ProcessRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, and what to do with each, in order. Without `convert` the format stays; BMP becomes PNG.
 
+    What comes back is upright and sRGB: an embedded profile of colours is applied.
+
     With `return_image` false only the reports are given, and nothing is encoded.
     """
 

@@ -37,7 +37,7 @@ class Drawings:
         return await asyncio.to_thread(self._add, picture, data, marks, estimated)
 
     def _add(self, picture: Picture, data: bytes, marks: Sequence[Mark], estimated: Collection[str]) -> Path:
-        decoded = decode(data, max_pixels=MAX_PIXELS)
+        decoded = decode(data, max_pixels=MAX_PIXELS, as_srgb=True)
         kind = "jpeg" if decoded.header.format == "jpeg" else "png"
         place = self._folder / self._places[picture.name]
         if place.suffix.lower() not in NATIVE[kind]:

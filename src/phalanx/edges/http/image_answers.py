@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -30,6 +31,9 @@ def as_accepted(exchange: Exchange, operation: Operation, request: Any) -> Any:
     convert = _accepted(exchange.headers[b"accept"])
     if convert is None or any(step.convert is not None for step in request.operations):
         return request
+    # The same bytes under the same Idempotency-Key, of which another format is accepted, are another request.
+    if exchange.call is not None and exchange.call.idempotency_key is not None:
+        exchange.call.fingerprint = hashlib.sha256(exchange.call.fingerprint + convert.format.encode()).digest()
     return msgspec.structs.replace(request, operations=[*request.operations, Step(convert=convert)])
 
 

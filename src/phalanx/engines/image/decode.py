@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.engines.image.allocation import give_back_large_blocks
-from phalanx.engines.image.header import Header, broken, read_header
+from phalanx.engines.image.colour import Conversion, bands, to_srgb
+from phalanx.engines.image.header import Header, broken, png_pixels, read_header
 
 Pixels = npt.NDArray[np.uint8]
 """RGB uint8 `[height, width, 3]`, upright."""
@@ -43,32 +44,39 @@ class Decoded(NamedTuple):
     scale: tuple[float, float]
 
 
-def decode(data: bytes, *, max_pixels: int, max_side: int | None = None, header: Header | None = None) -> Decoded:
+def decode(
+    data: bytes, *, max_pixels: int, max_side: int | None = None, header: Header | None = None, as_srgb: bool = False
+) -> Decoded:
     """Decode an image and put it upright.
 
     With `max_side` a JPEG larger than that is decoded at 1/2, 1/4 or 1/8, the smallest whose longer side still has
     `max_side` pixels: the cosine transform is evaluated at fewer points, for a fraction of the time.
 
     Alpha is laid on white, 16 bits are cut to 8, grey and palettes become RGB, CMYK is converted without a colour
-    profile. `header` is that of the same data where it was read already. Raises what `read_header` raises, and `UnreadableInput` for pixels that cannot be decoded.
+    profile. With `as_srgb` colours of another space are converted by the profile that comes with them. `header` is that of the same data where it was read already. Raises what `read_header` raises, and `UnreadableInput` for pixels that cannot be decoded.
     """
     header = header or read_header(data, max_pixels=max_pixels)
     divisor = reduction(header, max_side) if max_side else 1
+    conversion = to_srgb(data, header) if as_srgb else None
     flags = cv2.IMREAD_UNCHANGED if header.has_alpha else REDUCED[divisor]
+    read = png_pixels(data) if header.format == "png" else data
     try:
-        raw: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        raw: Any = cv2.imdecode(np.frombuffer(read, np.uint8), flags)
     except cv2.error:
         raise broken("its pixels cannot be decoded") from None
     if raw is None:
         raise broken("its pixels cannot be decoded")
+    if raw.shape[:2] != (-(-header.height // divisor), -(-header.width // divisor)):
+        raise broken("its size is not the one that its header gives")
     pixels: Any = raw
     if header.has_alpha:
-        pixels = _on_white(raw, header)
-    elif divisor > 1:
-        pixels = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
-    if pixels.shape[:2] != (-(-header.height // divisor), -(-header.width // divisor)):
-        raise broken("its size is not the one that its header gives")
-    pixels = upright(pixels.astype(np.uint8, copy=False), header.orientation)
+        pixels = _on_white(raw, header, conversion)
+    else:
+        if divisor > 1:
+            pixels = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
+        if conversion:
+            conversion.apply(pixels)
+    pixels = upright(pixels, header.orientation)
     width, height = header.upright_size
     return Decoded(pixels, header, (width / pixels.shape[1], height / pixels.shape[0]))
 
@@ -88,22 +96,35 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return cast("Pixels", turned if flip is None else cv2.flip(turned, flip))
 
 
-def _on_white(raw: Any, header: Header) -> Pixels:
+def _on_white(raw: Any, header: Header, conversion: Conversion | None) -> Pixels:
     """Return RGB of what OpenCV decodes unchanged: grey, BGR or BGRA of 8 or 16 bits, alpha not premultiplied."""
+    if header.format == "bmp" and raw.shape[2:] == (4,) and not raw[:, :, 3].any():
+        # Many that write BMP leave zeros there, and mean nothing by it.
+        raw = raw[:, :, :3]
+    out = np.empty((*raw.shape[:2], 3), np.uint8)
+    for rows in bands(raw):
+        out[rows] = _band_on_white(raw[rows], header, conversion)
+    return out
+
+
+def _band_on_white(raw: Any, header: Header, conversion: Conversion | None) -> Any:
+    alpha: Any = None
     if raw.ndim == 2 and header.transparent_grey is not None:
         # Of grey it forgets which level is transparent.
         white = 2 ** max(8, header.bits) - 1
-        raw[raw == header.transparent_grey * white // (2**header.bits - 1)] = white
+        alpha = np.where(raw == header.transparent_grey * white // (2**header.bits - 1), 0, 255).astype(np.uint8)
     if raw.dtype == np.uint16:
         raw = (raw >> 8).astype(np.uint8)
     if raw.ndim == 2:
-        return cast("Pixels", cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB))
-    if raw.shape[2] == 3:
-        return cast("Pixels", cv2.cvtColor(raw, cv2.COLOR_BGR2RGB))
-    rgb: Any = cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB)
-    alpha = np.ascontiguousarray(raw[:, :, 3])
-    if alpha.min() == 255:
-        return cast("Pixels", rgb)
+        rgb: Any = cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
+    else:
+        rgb = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB if raw.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
+    if conversion:
+        conversion.apply(rgb)
+    if raw.ndim == 3 and raw.shape[2] == 4:
+        alpha = np.ascontiguousarray(raw[:, :, 3])
+    if alpha is None or alpha.min() == 255:
+        return rgb
     # 255 − (255 − colour) · alpha, so that what is transparent is exactly white and what is opaque unchanged.
     shade: Any = cv2.multiply(cv2.bitwise_not(rgb), cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB), scale=1 / 255)
-    return cast("Pixels", cv2.bitwise_not(shade))
+    return cv2.bitwise_not(shade)

@@ -31,8 +31,8 @@ MAX_SCANS = 64
 """Scans of a progressive JPEG: encoders write about ten, and each is a pass over all pixels for the decoder."""
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (4, b"ftypavif", "AVIF"), (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIC"), (0, b"\0\0\x01\0", "ICO"), (0, b"\xff\x0a", "JPEG XL"), (4, b"JXL ", "JPEG XL"),
+    (0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (4, b"ftypavi", "AVIF"), (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmif1", "HEIF"), (4, b"ftypmsf1", "HEIF"), (0, b"\0\0\x01\0", "ICO"), (0, b"\xff\x0a", "JPEG XL"), (4, b"JXL ", "JPEG XL"),
     (4, b"jP  ", "JPEG 2000"), (0, b"8BPS", "Photoshop"),
 )  # fmt: skip
 """Image formats that are told apart in order to refuse them by name: offset, signature, name."""
@@ -43,11 +43,17 @@ STRANGERS: tuple[tuple[bytes, str], ...] = (
 )  # fmt: skip
 
 
+Spans = tuple[tuple[int, int], ...]
+"""Parts of a file: where each begins and ends."""
+
+
 class Header(NamedTuple):
     """What is known before decoding. `width` and `height` are as stored, before the orientation turns them.
 
     `bits` are those of one channel as stored; `frames` is 1 but for animations, `scans` but for progressive JPEG.
     `transparent_grey` is the level, as stored, that a grey PNG has for what is transparent.
+    `channels` are those of colour as stored, alpha apart: 1 is grey, 4 CMYK; `profile` is where its ICC profile lies, in parts,
+    in PNG compressed. Both are of use to `engines.image.colour`.
     """
 
     format: Format
@@ -59,6 +65,8 @@ class Header(NamedTuple):
     orientation: int = 1
     scans: int = 1
     transparent_grey: int | None = None
+    channels: int = 3
+    profile: Spans = ()
 
     @property
     def is_turned(self) -> bool:
@@ -122,6 +130,7 @@ def _parser(data: bytes) -> Callable[[bytes], Header]:
 def _jpeg(data: bytes) -> Header:
     frame: tuple[int, int, int] | None = None
     orientation = 0
+    profile: list[tuple[int, int, int, int]] = []
     place = 2
     for _ in range(MAX_SEGMENTS):
         if data[place] != 0xFF:
@@ -136,10 +145,12 @@ def _jpeg(data: bytes) -> Header:
         if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0" and not orientation:
             orientation = orientation_of(data[body : place + 1 + length])
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, height, width, _ = struct.unpack_from(">BHHB", data, body)
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, body)
             if frame is not None or bits != 8:
                 raise broken("it has two frames" if frame else f"JPEG of {bits} bits a channel is not read")
-            frame = (width, height, bits)
+            frame = (width, height, channels)
+        elif marker == 0xE2 and data[body : body + 12] == b"ICC_PROFILE\0":
+            profile.append((data[body + 12], data[body + 13], body + 14, place + 1 + length))
         elif marker == 0xDA:
             break
         place += 1 + length
@@ -153,7 +164,18 @@ def _jpeg(data: bytes) -> Header:
     scans = 1 + sum(1 for _ in islice(SCAN.finditer(data, place), MAX_SCANS))
     if scans > MAX_SCANS:
         raise broken(f"it has more than {MAX_SCANS} scans")
-    return Header("jpeg", frame[0], frame[1], orientation=orientation or 1, scans=scans)
+    width, height, channels = frame
+    return Header(
+        "jpeg", width, height, orientation=orientation or 1, scans=scans, channels=channels, profile=_joined(profile)
+    )
+
+
+def _joined(parts: list[tuple[int, int, int, int]]) -> Spans:
+    """Return where a JPEG's profile lies of number, count, start and end of each part (ICC.1, annex B.4); () unless all are there."""
+    parts.sort()
+    if [part[:2] for part in parts] != [(number, len(parts)) for number in range(1, len(parts) + 1)]:
+        return ()
+    return tuple((start, end) for _, _, start, end in parts)
 
 
 PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -168,6 +190,7 @@ def _png(data: bytes) -> Header:
         raise broken(f"its size is {width} × {height}")
     has_alpha, frames, orientation, has_pixels = colour in (4, 6), 1, 1, False
     transparent_grey: int | None = None
+    profile: Spans = ()
     for kind, start, size in _chunks(data, 8, ">I4s", extra=4):
         if kind == b"tRNS":
             has_alpha = True
@@ -177,6 +200,8 @@ def _png(data: bytes) -> Header:
             frames = max(1, *struct.unpack_from(">I", data, start))
         elif kind == b"eXIf":
             orientation = orientation_of(data[start : start + size])
+        elif kind == b"iCCP":
+            profile = ((start, start + size),)
         elif kind == b"IDAT":
             has_pixels = True
         elif kind == b"IEND":
@@ -185,7 +210,30 @@ def _png(data: bytes) -> Header:
         raise broken("it is truncated: the end chunk is missing")
     if not has_pixels:
         raise broken("it has no pixels")
-    return Header("png", width, height, bits, has_alpha, frames, orientation, transparent_grey=transparent_grey)
+    return Header(
+        "png", width, height, bits, has_alpha, frames, orientation, transparent_grey=transparent_grey,
+        channels=1 if colour in (0, 4) else 3, profile=profile,
+    )  # fmt: skip
+
+
+PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"))
+PNG_ONCE = frozenset((b"PLTE", b"tRNS"))
+
+
+def png_pixels(data: bytes) -> bytes:
+    """Return a PNG that was read already with nothing but its pixels.
+
+    The decoder writes a line to the log for each chunk of any other kind that is malformed, and a file may have 100,000.
+    """
+    view, seen = memoryview(data), set()
+    kept = [view[:8]]
+    for kind, start, size in _chunks(data, 8, ">I4s", extra=4):
+        if kind in PNG_PIXELS and not (kind in PNG_ONCE and kind in seen):
+            kept.append(view[start - 8 : start + size + 4])
+        seen.add(kind)
+        if kind == b"IEND":
+            break
+    return b"".join(kept)
 
 
 def _chunks(data: bytes, place: int, form: str, *, extra: int) -> Iterator[tuple[bytes, int, int]]:
@@ -203,8 +251,11 @@ def _chunks(data: bytes, place: int, form: str, *, extra: int) -> Iterator[tuple
     raise broken(f"it has more than {MAX_CHUNKS} chunks")
 
 
-WEBP_ALPHA = 0x10
-"""The flag of an extended WebP any of whose frames has transparency (RFC 9649 §2.7.1)."""
+WEBP_ALPHA, WEBP_ANIMATED = 0x10, 0x02
+"""Flags of an extended WebP: some frame has transparency, there are several (RFC 9649 §2.7.1)."""
+
+WEBP_FIRST = 20
+"""Where the first chunk's content begins. What extends a WebP comes first; elsewhere the decoder skips it."""
 
 
 def _webp(data: bytes) -> Header:
@@ -213,10 +264,11 @@ def _webp(data: bytes) -> Header:
         raise broken(f"it is truncated: its header promises {size + 8} bytes, it has {len(data)}")
     canvas: tuple[int, int] | None = None
     stored: tuple[int, int, bool] | None = None
-    frames, orientation, has_alpha = 0, 1, False
+    frames, orientation, flags = 0, 1, 0
+    profile: Spans = ()
     for kind, start, length in _chunks(data[: size + 8], 12, "<4sI", extra=0):
-        if kind == b"VP8X":
-            has_alpha = bool(data[start] & WEBP_ALPHA)
+        if kind == b"VP8X" and start == WEBP_FIRST:
+            flags = data[start]
             canvas = (_u24(data, start + 4) + 1, _u24(data, start + 7) + 1)
         elif kind in (b"VP8 ", b"VP8L") and stored is None:
             stored = _vp8(data, start) if kind == b"VP8 " else _vp8l(data, start)
@@ -224,11 +276,20 @@ def _webp(data: bytes) -> Header:
             frames += 1
         elif kind == b"EXIF":
             orientation = orientation_of(data[start : start + length])
-    if stored is None and not (canvas and frames):
+        elif kind == b"ICCP":
+            profile = ((start, start + length),)
+    if flags & WEBP_ANIMATED and canvas and frames:
+        width, height = canvas
+    elif stored is None:
         raise broken("it has no pixels")
-    width, height = canvas or (stored[:2] if stored else (0, 0))
-    has_alpha = has_alpha or bool(stored and stored[2])
-    return Header("webp", width, height, has_alpha=has_alpha, frames=max(1, frames), orientation=orientation)
+    else:
+        width, height, _ = stored
+        if canvas and canvas != (width, height):
+            raise broken(f"its frame has {width} × {height} pixels, its header says {canvas[0]} × {canvas[1]}")
+    has_alpha = bool(flags & WEBP_ALPHA or (stored and stored[2]))
+    return Header(
+        "webp", width, height, has_alpha=has_alpha, frames=max(1, frames), orientation=orientation, profile=profile
+    )
 
 
 def _u24(data: bytes, place: int) -> int:
@@ -268,10 +329,13 @@ def _bmp(data: bytes) -> Header:
         or (compression == 3 and bits not in BMP_MASKS)
     ):
         raise broken(f"BMP of {bits} bits with compression {compression} is not read")
-    if compression == 3 and struct.unpack_from("<III", data, 54) not in BMP_MASKS[bits]:
-        raise broken("its channels lie in another order than blue, green, red")
+    has_alpha = False
+    if compression == 3:
+        if struct.unpack_from("<III", data, 54) not in BMP_MASKS[bits]:
+            raise broken("its channels lie in another order than blue, green, red")
+        has_alpha = bits == 32 and length >= 56 and struct.unpack_from("<I", data, 66) == (0xFF000000,)
     height = abs(height)
     needed = offset + (width * bits + 31) // 32 * 4 * height
     if width > 0 and compression in (0, 3) and needed > len(data):
         raise broken(f"it is truncated: its header promises {needed} bytes, it has {len(data)}")
-    return Header("bmp", width, height)
+    return Header("bmp", width, height, has_alpha=has_alpha)

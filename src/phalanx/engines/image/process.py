@@ -47,7 +47,8 @@ def process(
     check_steps(steps)
     header = header or read_header(data, max_pixels=max_pixels)
     side = sufficient_side(header, steps)
-    canvas = Canvas(decode(data, max_pixels=max_pixels, max_side=side, header=header), len(data), max_pixels)
+    decoded = decode(data, max_pixels=max_pixels, max_side=side, header=header, as_srgb=True)
+    canvas = Canvas(decoded, len(data), max_pixels)
     for step in steps:
         if step.align is not None:
             canvas.align(step.align, (yield canvas.pixels))

@@ -186,3 +186,34 @@ def test_a_broken_file_writes_nothing_to_the_log(capfd: pytest.CaptureFixture[st
     with pytest.raises(UnreadableInput):
         read(bytes(broken))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [b"tIME", b"tEXt", b"gAMA", b"iCCP", b"sBIT", b"eXIf", b"PLTE", b"bKGD"])
+def test_malformed_remarks_of_a_png_write_nothing_to_the_log(kind: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """The decoder has a line for each, and a file room for 100,000. The pixels are those of the file without them."""
+    damaged = chunk(kind, b"\1\2\3")[:-4] + b"abcd"
+    data = saved(noise(), "PNG", mode="P")
+    pixels = data.index(b"IDAT") - 4
+    assert np.array_equal(read(data[:pixels] + damaged * 50 + data[pixels:]).pixels, read(data).pixels)
+    assert capfd.readouterr().err == ""
+
+
+def bmp_of_32_bits(pixels: bytes, *, length: int, alpha: int) -> bytes:
+    """A BMP of one row, blue first, whose header names where alpha lies."""
+    head = struct.pack("<IiiHHIIiiII", length, len(pixels) // 4, 1, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    head = (head + struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, alpha)).ljust(length, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + length + len(pixels), 0, 0, 14 + length) + head + pixels
+
+
+@pytest.mark.parametrize("length", [56, 108, 124])
+def test_a_bmp_may_have_alpha(length: int) -> None:
+    """Laid on white, too; where it is zero throughout, or the header names none, nothing is transparent."""
+    row = bytes([0, 100, 200, 0, 0, 100, 200, 255, 0, 100, 200, 128])
+    found = read(bmp_of_32_bits(row, length=length, alpha=0xFF000000))
+    assert found.header.has_alpha
+    assert found.pixels.tolist() == [[[255, 255, 255], [200, 100, 0], [227, 177, 127]]]
+    none = read(bmp_of_32_bits(row, length=length, alpha=0))
+    assert not none.header.has_alpha
+    assert none.pixels.tolist() == [[[200, 100, 0]] * 3]
+    zero = bytes([0, 100, 200, 0]) * 3
+    assert read(bmp_of_32_bits(zero, length=length, alpha=0xFF000000)).pixels.tolist() == [[[200, 100, 0]] * 3]

@@ -231,3 +231,44 @@ def test_a_bmp_of_another_order_of_channels_is_refused(bits: int, masks: tuple[i
     else:
         with pytest.raises(UnreadableInput):
             header_of(data)
+
+
+def part(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def extended(width: int, height: int, flags: int = 0) -> bytes:
+    return part(
+        b"VP8X", bytes([flags, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    )
+
+
+def riff(*parts: bytes) -> bytes:
+    content = b"WEBP" + b"".join(parts)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_webp_has_the_size_that_is_decoded(lossless: bool) -> None:
+    """Not one that is said where no decoder looks: a small one let 144 million pixels through, and 829 MiB."""
+    frame = saved(noise(), "WEBP", lossless=lossless)[12:]
+    for data in (riff(frame, extended(1, 1)), riff(extended(64, 48), extended(1, 1), frame)):
+        assert (header_of(data).width, header_of(data).height) == (64, 48)
+        with pytest.raises(TooLarge):
+            read_header(data, max_pixels=64 * 48 - 1)
+        assert decode(data, max_pixels=64 * 48).pixels.shape == (48, 64, 3)
+    for width, height in ((1, 1), (64, 47), (65, 48)):
+        with pytest.raises(UnreadableInput, match="64 × 48 pixels, its header says"):
+            header_of(riff(extended(width, height), frame))
+    with pytest.raises(UnreadableInput, match="no pixels"):
+        header_of(riff(extended(64, 48), part(b"ANMF", bytes(16) + frame)))
+
+
+@pytest.mark.parametrize(
+    ("brand", "name"),
+    [(b"avis", "AVIF"), (b"heix", "HEIC"), (b"hevc", "HEIC"), (b"mif1", "HEIF"), (b"msf1", "HEIF")],
+)
+def test_every_brand_of_heif_is_named(brand: bytes, name: str) -> None:
+    """Bursts and animations of phones too."""
+    with pytest.raises(UnsupportedMediaType, match=name):
+        header_of(b"\0\0\0\x18ftyp" + brand + bytes(8))
