@@ -20,7 +20,7 @@ from phalanx.contract.jobs import JobError
 from phalanx.errors import InvalidRequest, PhalanxError, UpstreamFailed
 from phalanx.ports.webhooks import Notice
 from phalanx.services.jobs.tokens import JobTokens
-from phalanx.services.jobs.webhooks import MAX_RESULT_BYTES, RETRY_S, Ended, Webhooks
+from phalanx.services.jobs.webhooks import MAX_RESULT_BYTES, OUTCOMES, RETRY_S, Ended, Webhooks
 from phalanx.services.ticket import Caller, Task
 from phalanx.settings import Secret, SettingsError, load
 from phalanx.stores.sql.database import migrate, open_database
@@ -72,14 +72,23 @@ class Sending:
         return float(self.metrics.registry.get_sample_value("phalanx_webhooks_total", {"outcome": outcome}) or 0.0)
 
     async def until(self, webhooks: Webhooks, is_so: Callable[[], bool]) -> None:
-        """Deliver until something is so; time flies meanwhile."""
+        """Deliver until something is so. Time flies while nothing is due or under way: no lease runs out."""
+        claim = self.outbox.claim
+
+        async def claim_and_wait(limit: int, *, now: float, lease_s: float) -> Sequence[Notice]:
+            found = await claim(limit, now=now, lease_s=lease_s)
+            if not found and len(self.receiver.heard) <= sum(map(self.counted, OUTCOMES)):
+                self.clock.advance(2 * max(RETRY_S))
+            return found
+
+        self.outbox.claim = claim_and_wait  # type: ignore[method-assign]
         running = asyncio.create_task(webhooks.run())
         try:
             async with asyncio.timeout(60):
-                while not is_so():
-                    self.clock.advance(3600.0)
+                while not is_so():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         finally:
+            self.outbox.claim = claim  # type: ignore[method-assign]
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
