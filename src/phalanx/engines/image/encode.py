@@ -53,7 +53,7 @@ def stored_format(image_format: ImageFormat) -> ImageFormat:
 
 
 def to_tensor(pixels: Pixels, wanted: Normalize) -> Tensor:
-    """Return `(pixel / 255 - mean) / std` as float32. Raises `InvalidRequest` for a zero `std` or more than 2²⁰ numbers."""
+    """Return `(pixel / 255 - mean) / std` as float32. Raises `InvalidRequest` for a zero `std`, numbers beyond float32, or more than 2²⁰ of them."""
     if pixels.size > MAX_TENSOR_NUMBERS:
         raise InvalidRequest(
             f"the tensor would have {pixels.size} numbers, {MAX_TENSOR_NUMBERS} are allowed; resize first",
@@ -61,9 +61,14 @@ def to_tensor(pixels: Pixels, wanted: Normalize) -> Tensor:
         )
     if 0.0 in wanted.std:
         raise InvalidRequest("normalize divides by std; it may not be 0", param="operations")
-    scale = 1 / (255 * np.asarray(wanted.std))
-    shift = np.asarray(wanted.mean) / np.asarray(wanted.std)
-    numbers: Any = (pixels * scale - shift).astype("<f4")
+    with np.errstate(all="ignore"):
+        scale = 1 / (255 * np.asarray(wanted.std))
+        shift = np.asarray(wanted.mean) / np.asarray(wanted.std)
+        numbers: Any = (pixels * scale - shift).astype("<f4")
+    if not np.isfinite(numbers).all():
+        raise InvalidRequest(
+            "normalize would give numbers beyond float32: mean is too large, or std too small", param="operations"
+        )
     if wanted.layout == "chw":
         numbers = numbers.transpose(2, 0, 1)
     return Tensor(data=numbers.tobytes(), shape=numbers.shape, dtype="float32", layout=wanted.layout)

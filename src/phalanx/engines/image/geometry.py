@@ -40,15 +40,17 @@ def scaled_size(source: Size, wanted: Resize) -> Size:
 
 
 def resize(pixels: Pixels, wanted: Resize, *, source: Size | None = None) -> Pixels:
-    """Scale an image, by area when it shrinks and bicubic when it grows.
+    """Scale an image, by area where it shrinks and bicubic where it grows.
 
     `source` is the size that the result is reckoned from, where `pixels` were decoded at a reduced one.
     """
     width, height = scaled_size(source or (pixels.shape[1], pixels.shape[0]), wanted)
-    shrinks = width <= pixels.shape[1] and height <= pixels.shape[0]
     out: Any = pixels
-    if (width, height) != (pixels.shape[1], pixels.shape[0]):
-        out = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    # One side may do this and the other that: bicubic would leave out pixels of the one that shrinks.
+    shrunk = min(width, pixels.shape[1]), min(height, pixels.shape[0])
+    for size, how in ((shrunk, cv2.INTER_AREA), ((width, height), cv2.INTER_CUBIC)):
+        if size != (out.shape[1], out.shape[0]):
+            out = cv2.resize(out, size, interpolation=how)
     if wanted.mode == "fill":
         kept_width, kept_height = min(wanted.width or width, width), min(wanted.height or height, height)
         left, top = (width - kept_width) // 2, (height - kept_height) // 2

@@ -141,6 +141,23 @@ def test_a_small_turn_is_clockwise() -> None:
     )
 
 
+@pytest.mark.parametrize(("width", "height"), [(8, 600), (600, 8)])
+def test_the_side_that_shrinks_is_averaged_though_the_other_grows(width: int, height: int) -> None:
+    """Of a fine grid nothing but its grey is left: to leave out pixels would make a pattern that was never there."""
+    board = np.indices((301, 301)).sum(axis=0) % 2 * 255
+    grid = np.repeat(board[:, :, None], 3, axis=2).astype(np.uint8)
+    made = resize(grid, Resize(width=width, height=height, mode="exact"))
+    assert made.shape == (height, width, 3)
+    assert np.abs(made.astype(int) - 127).max() < 10
+
+
+@pytest.mark.parametrize("wanted", [Normalize(std=(1e-45, 1, 1)), Normalize(mean=(0, 1e308, 0)), Normalize(std=(1, float("nan"), 1))])  # fmt: skip
+def test_a_tensor_has_numbers_only(wanted: Normalize) -> None:
+    """Neither infinities nor what is no number."""
+    with pytest.raises(InvalidRequest, match="beyond float32"):
+        to_tensor(quarters(), wanted)
+
+
 @pytest.mark.parametrize("layout", ["chw", "hwc"])
 def test_a_tensor_is_normalised(layout: Any) -> None:
     """ImageNet's means and deviations, against the formula in float64."""
