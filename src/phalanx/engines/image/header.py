@@ -216,12 +216,12 @@ def _png(data: bytes) -> Header:
     )  # fmt: skip
 
 
-PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"))
+PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 PNG_ONCE = frozenset((b"PLTE", b"tRNS"))
 
 
 def png_pixels(data: bytes) -> bytes:
-    """Return a PNG that was read already with nothing but its pixels.
+    """Return a PNG that was read already with nothing but its pixels, of an animation those that show where none plays.
 
     The decoder writes a line to the log for each chunk of any other kind that is malformed, and a file may have 100,000.
     """

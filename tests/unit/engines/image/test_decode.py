@@ -6,10 +6,12 @@ import platform
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from phalanx.engines.image.decode import Decoded, decode, reduction
 from phalanx.engines.image.header import Header
@@ -33,6 +35,24 @@ def corners(decoded: Decoded) -> list[tuple[int, ...]]:
 def test_lossless_files_give_their_pixels(name: str) -> None:
     """To the last bit, red first; of an animation the first frame."""
     assert np.array_equal(read(samples()[name]).pixels, noise())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data,
+        lambda data: data.replace(chunk(b"acTL", struct.pack(">II", 2, 0)), chunk(b"acTL", bytes(8))),
+        lambda data: data.replace(b"fdAT", b"fdAt"),
+        lambda data: data.replace(b"fcTL", b"fdAT"),
+    ],
+    ids=["whole", "without frames", "without pixels", "without places"],
+)
+def test_of_an_animated_png_nothing_else_is_read(damage: Callable[[bytes], bytes]) -> None:
+    """Its own picture is it, also where it is not part of the animation, or what moves is damaged."""
+    moving = saved(
+        255 - noise(), "PNG", save_all=True, append_images=[Image.fromarray(noise())] * 2, default_image=True
+    )
+    assert np.array_equal(read(damage(moving)).pixels, 255 - noise())
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP"])
