@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from detector_graphs import write_random, write_seeing
 from face_graphs import write_graph
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.engines.face.detector_golden import portrait
 from pictures import astronaut, saved
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.engines.choice import EngineChoice
 from phalanx.engines.text.load import TextFiles, load_text_model
 from phalanx.engines.text.spec import TextSpec

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.cli import app
+from phalanx.cli.root import app
 from pictures import astronaut, saved
 from servers.worker import PHALANX, WorkerProcess
 

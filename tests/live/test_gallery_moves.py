@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from face_graphs import write_graph
-from phalanx.cli import app
+from phalanx.cli.root import app
 from pictures import astronaut, quarters, saved
 from servers.worker import WorkerProcess
 

@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from phalanx.cli.models import listening, open_store
+from phalanx.cli.model_store import listening, open_store
 from phalanx.errors import InvalidRequest, NotFound
 from phalanx.models.catalogue import Entry, FaceSettings, FileSource, Licence
 from phalanx.models.pins import pin_of

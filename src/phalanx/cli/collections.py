@@ -6,7 +6,7 @@ import asyncio
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from phalanx.app.models import Kind
-from phalanx.cli.asking import Asks, all_collections, asking, request_of
+from phalanx.cli.asking import Asks, all_collections, asking, request_of, whom
 from phalanx.cli.face_images import bring_images
 from phalanx.cli.options import AsJson, Key, Organisation, Quiet, Url
 from phalanx.cli.tables import print_table
@@ -33,6 +32,9 @@ from phalanx.contract.collections import (
 from phalanx.contract.points import CountRequest, CountResponse, SearchRequest, SearchResponse
 from phalanx.contract.vector import render_array
 from phalanx.errors import InvalidRequest, Unavailable
+
+if TYPE_CHECKING:
+    from phalanx.app.models import Kind
 
 LOOK_EVERY_S = 0.5
 SHOWN_CHARS = 100
@@ -59,9 +61,7 @@ MODELS: dict[KindName, Kind] = {KindName.TEXTS: "text", KindName.FACES: "faces"}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
 
-app = typer.Typer(
-    help="List, show, create, delete and search collections; move them to another model.", no_args_is_help=True
-)
+app = typer.Typer()
 
 
 @app.command("list", epilog="Example: phalanx collections list --organisation ann@example.org")
@@ -69,7 +69,7 @@ def list_collections(
     organisation: Organisation = None, as_json: AsJson = False, url: Url = None, key: Key = None
 ) -> None:
     """List collections by organisation and name."""
-    found = asking(url, key, lambda asks: all_collections(asks, organisation), vectors=False)
+    found = asking(whom(url, key), lambda asks: all_collections(asks, organisation))
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
@@ -89,7 +89,7 @@ def show(name: Name, organisation: Organisation = None, url: Url = None, key: Ke
         view = await asks.ask("collections.get", request_of(CollectionRequest, name=name, organisation=owner))
         return view, await asks.ask("collections.count", request_of(CountRequest, name=name, organisation=owner))
 
-    view, count = asking(url, key, work)
+    view, count = asking(whom(url, key), work, vectors=True)
     fields = {**msgspec.to_builtins(view), "points": count.count}
     typer.echo(msgspec.json.format(msgspec.json.encode(fields), indent=2).decode())
 
@@ -119,7 +119,7 @@ def create(
         made: CollectionView = await asks.ask("collections.create", request)
         return made
 
-    view = asking(url, key, work, models=MODELS.get(kind))
+    view = asking(whom(url, key), work, vectors=True, models=MODELS.get(kind))
     typer.echo(f"The collection {view.name} of {view.organisation} takes {_contract(view)}.")
 
 
@@ -142,7 +142,7 @@ def delete(
         )
         return done
 
-    typer.echo(f"The collection {asking(url, key, work).deleted} is gone.")
+    typer.echo(f"The collection {asking(whom(url, key), work, vectors=True).deleted} is gone.")
 
 
 @app.command(epilog="Example: phalanx collections search books 'a long voyage home' --limit 3")
@@ -174,7 +174,7 @@ def search(
         )
         return found
 
-    answer = asking(url, key, work, models="text")
+    answer = asking(whom(url, key), work, vectors=True, models="text")
     if as_json:
         typer.echo(msgspec.json.encode(answer.matches, enc_hook=render_array).decode())
         return
@@ -240,7 +240,7 @@ def reembed(
 
     if not images and (leave_out or detector is not None):
         raise InvalidRequest("--leave-out-missing and --detector go with --images")
-    view = asking(url, key, work, models="faces" if images else "text")
+    view = asking(whom(url, key), work, vectors=True, models="faces" if images else "text")
     if view.state != "settled":
         raise Unavailable(f"the collection {name} was not moved: {view.error or 'its worker was stopped'}")
     typer.echo(f"The collection {name} has {view.points} {'faces' if images else 'points'} of {_model(view.contract)}.")

@@ -9,7 +9,7 @@ from phalanx.stores.sql.database import check as check_schema
 from phalanx.stores.sql.database import downgrade as downgrade_schema
 from phalanx.stores.sql.database import migrate as migrate_schema
 
-app = typer.Typer(help="Migrate and check the database.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.command(epilog="Example: DATABASE_URL=postgresql://… phalanx db migrate")

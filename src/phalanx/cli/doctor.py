@@ -35,7 +35,12 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Check settings, folders, database, models, processor and port; exit status 1 when something must be mended."""
+    """Check settings, folders, database, models, processor and port; exit status 1 when something must be mended.
+
+    \b
+    Example:
+      PORT=9000 phalanx doctor
+    """
     console = Console(highlight=False)
     failed = False
     for finding in examine():

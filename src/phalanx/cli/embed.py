@@ -6,12 +6,11 @@ import enum
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from phalanx.app import MAX_WAITING_TOKENS, App
 from phalanx.cli.bulk.asking import EmbedOptions
 from phalanx.cli.bulk.feed import Bounds
 from phalanx.cli.bulk.journal import Facts, Journal, Workspace, begin, identify
@@ -27,6 +26,9 @@ from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.models import GetModelRequest, Model
 from phalanx.contract.text import MAX_TEXTS, EmbedRequest, EmbedResponse
 from phalanx.errors import Conflict, InvalidRequest
+
+if TYPE_CHECKING:
+    from phalanx.app import App
 
 STANDARD_INPUT = "-"
 WINDOW = 8
@@ -244,6 +246,9 @@ async def _model(app: App, embedder: OperatorEmbedder, options: EmbedOptions) ->
 
 
 def _pace(batch: int, model: Model) -> Pace:
+    # The worker's parts are here by now; help, and what is wrong input, are told without them.
+    from phalanx.app import MAX_WAITING_TOKENS
+
     tokens = int(MAX_WAITING_TOKENS * SHARE_OF_QUEUE) // WINDOW
     return Pace(Bounds(records=batch, tokens=tokens, tokens_of_text=model.max_tokens), WINDOW)
 

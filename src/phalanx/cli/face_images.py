@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import sys
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from phalanx.cli.asking import Asks, Here
-from phalanx.cli.faces.asking import patiently
+from phalanx.cli.asking import Asks, patiently
 from phalanx.cli.faces.pictures import Picture, collect
 from phalanx.contract.collections import ReembedRequest, ReembedView
 from phalanx.contract.gallery import ReembedFacesRequest, ReembedFacesResponse
@@ -40,11 +38,12 @@ async def bring_images(
         async with turn:
             try:
                 data = await asyncio.to_thread(picture.read)
-                image = data if isinstance(asks, Here) else base64.b64encode(data).decode()
                 carried: ReembedFacesResponse = await patiently(
                     lambda: asks.ask(
                         "faces.reembed",
-                        ReembedFacesRequest(name=request.name, image=image, organisation=request.organisation),
+                        ReembedFacesRequest(
+                            name=request.name, image=asks.image(data), organisation=request.organisation
+                        ),
                     )
                 )
             except (InvalidRequest, NoFace, TooLarge, UnreadableInput, UnsupportedMediaType) as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
-from phalanx.app import App
 from phalanx.cli.options import AsJson
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
 from phalanx.cli.requests import convert
@@ -27,11 +26,14 @@ from phalanx.contract.keys import (
     RotateKeyRequest,
 )
 
+if TYPE_CHECKING:
+    from phalanx.app import App
+
 SCOPES_HELP = f"May be given several times: {', '.join(ALL_SCOPES)}."
 MAX_GRACE_S = 30 * 86_400
 DEFAULT_SCOPE_LIST: list[str] = list(DEFAULT_SCOPES)
 
-app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
+app = typer.Typer()
 
 
 class TierName(enum.StrEnum):

@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
 
+from phalanx.cli import add_model, quantize
+from phalanx.cli.model_store import Name, StoreOptions, listening, open_store, pull_into
 from phalanx.cli.options import AsJson
 from phalanx.cli.tables import print_table
 from phalanx.errors import InvalidRequest
-from phalanx.models.catalogue import Entry, Source
-from phalanx.models.progress import Progress
-from phalanx.models.sources import Access, parse_source
-from phalanx.models.store import ModelStore
+from phalanx.models.catalogue import Entry
+from phalanx.models.sources import parse_source
 from phalanx.models.version import Installed, Version
-from phalanx.settings import Settings, load
+from phalanx.settings import load
 
-app = typer.Typer(
-    name="models",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Pull, verify, switch and move models. Every file is checked against its pinned SHA-256.",
-)
+app = typer.Typer()
+app.command("add", epilog=add_model.EXAMPLE)(add_model.add)
+app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 
-Name = Annotated[str, typer.Argument(help="Catalogue name or hub id, for example all-MiniLM-L6-v2.")]
 VersionArgument = Annotated[str, typer.Argument(help="A version, as `phalanx models list` shows it.")]
-
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """Where the store is, and how its sources are reached."""
-
-    root: Path
-    access: Access
-
-    @classmethod
-    def of(cls, settings: Settings) -> StoreOptions:
-        """Return what the settings say."""
-        access = Access(hub_endpoint=settings.hf_endpoint, hub_token=settings.hf_token or None)
-        return cls(settings.models_dir, access)
-
-    def open(self) -> ModelStore:
-        """Return the store."""
-        return ModelStore(self.root, access=self.access)
-
-
-def open_store(context: typer.Context) -> ModelStore:
-    """Open the store of the `StoreOptions` in `context.obj`, else of the settings. Raises `SettingsError`."""
-    options = context.obj or StoreOptions.of(load().settings)
-    assert isinstance(options, StoreOptions), "the root command sets a StoreOptions or nothing"
-    return options.open()
-
-
-def pull_model(settings: Settings, name: str) -> Version:
-    """Pull a model as `phalanx models pull` does, licence and progress on standard error."""
-    return _pull(StoreOptions.of(settings).open(), name)
 
 
 @app.callback()
@@ -107,7 +62,7 @@ def pull(
     force: Annotated[bool, typer.Option("--force", help="Begin from nothing, even if it is here.")] = False,
 ) -> None:
     """Bring a model here, verified, going on with what was interrupted. Fetches nothing when it is here."""
-    version = _pull(open_store(context), name, force=force, source=parse_source(source) if source else None)
+    version = pull_into(open_store(context), name, force=force, source=parse_source(source) if source else None)
     Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
 
 
@@ -210,68 +165,6 @@ def import_bundle(
     with listening() as progress:
         version = open_store(context).import_bundle(path, progress=progress)
     Console().print(f"{version.name} {version.version} is ready", highlight=False, soft_wrap=True)
-
-
-def _pull(store: ModelStore, name: str, *, force: bool = False, source: Source | None = None) -> Version:
-    licence = store.catalogue.get(name).licence
-    with listening() as progress:
-        progress.note(f"licence: {licence.spdx} ({licence.url}). {licence.notice}")
-        return store.pull(name, progress=progress, force=force, source=source)
-
-
-@contextmanager
-def listening() -> Iterator[Progress]:
-    """Show transfers on standard error: bars on a terminal, else a line for each file."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        yield _TerminalBars(bars)
-
-
-class _TerminalBars:
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-        self._task = TaskID(-1)
-
-    def note(self, message: str) -> None:
-        self._bars.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def start(self, file: str, total_bytes: int | None) -> None:
-        self._task = self._bars.add_task(file.replace("[", "\\["), total=total_bytes)
-
-    def advance(self, count: int) -> None:
-        self._bars.advance(self._task, count)
-
-    def finish(self) -> None:
-        self._bars.stop_task(self._task)
-
-
-class _Lines:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._file = ""
-        self._received = 0
-
-    def note(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def start(self, file: str, total_bytes: int | None) -> None:
-        self._file, self._received = file, 0
-
-    def advance(self, count: int) -> None:
-        self._received += count
-
-    def finish(self) -> None:
-        self.note(f"{self._file}: {self._received:,} bytes")
 
 
 def _say_active(version: Version) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from phalanx.cli.models import Name, open_store
+from phalanx.cli.model_store import Name, open_store
 from phalanx.errors import Conflict, InvalidRequest, Unavailable
 from phalanx.models.store import ModelStore
 from phalanx.models.version import Version

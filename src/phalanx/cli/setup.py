@@ -1,4 +1,4 @@
-"""`phalanx init` and `phalanx settings`: what a new installation needs, and what can be set."""
+"""`phalanx init`: what a new installation needs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import typer
 
 from phalanx.app import App
 from phalanx.app.models import models_to_pull
-from phalanx.cli.models import pull_model
-from phalanx.cli.tables import print_table
+from phalanx.cli.model_store import pull_model
 from phalanx.cli.worker import call_here, read_settings, with_app
 from phalanx.contract.keys import ALL_SCOPES, CreateKeyRequest, CreateKeyResponse, ListKeysRequest, ListKeysResponse
 from phalanx.errors import PhalanxError
-from phalanx.settings import Settings, reference
+from phalanx.settings import Settings
 
 ADMIN_EMAIL = "admin@localhost"
 
 
 def init() -> None:
-    """Pull the models, make the database and, where there is no key yet, a first admin key. Safe to repeat."""
+    """Pull the models, make the database and, where there is no key yet, a first admin key. Safe to repeat.
+
+    \b
+    Example:
+      DATA_DIR=/srv/phalanx phalanx init
+    """
     settings = read_settings()
     missing = _pull_models(settings)
     text = with_app(_first_key)
@@ -28,12 +32,6 @@ def init() -> None:
     typer.secho(f"    {text}", bold=True)
     typer.echo("\nWhen the worker is up, try:\n")
     typer.echo(f"    {_curl(settings, text)}\n")
-
-
-def settings() -> None:
-    """List every setting: its environment variable, default and meaning."""
-    rows = [(name, f"{meaning} [{default}]" if default else meaning) for name, default, meaning in reference()]
-    print_table(("variable", "meaning [default]"), rows)
 
 
 def _pull_models(settings: Settings) -> list[str]:

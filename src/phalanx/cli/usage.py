@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
 
-from phalanx.app import App
 from phalanx.cli.options import AsJson
 from phalanx.cli.requests import convert
 from phalanx.cli.tables import print_table
@@ -18,11 +18,14 @@ from phalanx.services.metering.periods import month_of
 from phalanx.services.metering.tiers import tier_policies
 from phalanx.services.metering.usage import Difference, compare_books, compare_counters, counted_organisations
 
+if TYPE_CHECKING:
+    from phalanx.app import App
+
 SUMS = ("requests", "billed", "units", "tokens", "cached", "errors")
 # A worker's journal reaches the ledger every five seconds.
 PATIENCE_S = 8.0
 
-app = typer.Typer(help="Report usage and keep its books.", no_args_is_help=True)
+app = typer.Typer()
 
 
 class Grouping(enum.StrEnum):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
-from phalanx.app import App
 from phalanx.cli.keys import TierName
 from phalanx.cli.options import AsJson
 from phalanx.cli.pages import AFTER, LIMIT, read_pages
@@ -19,10 +18,13 @@ from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUser
 from phalanx.errors import NotFound
 from phalanx.services.callers.users import normal_email
 
+if TYPE_CHECKING:
+    from phalanx.app import App
+
 EMAIL = typer.Argument(help="The user's email.")
 FROM_STDIN = typer.Option(False, "--password-stdin", help="Read the password from standard input, not from a terminal.")
 
-app = typer.Typer(help="Make, list, disable and enable users; set their passwords.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.command(epilog="Example: phalanx users create ann@example.org --staff")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-import uvloop
 
-from phalanx.app import App, build
-from phalanx.operations import Operation, call
-from phalanx.services.ticket import Call, Credential
 from phalanx.settings import Settings, load, log_format
-from phalanx.telemetry import configure_logs
+
+if TYPE_CHECKING:
+    from phalanx.app import App
+    from phalanx.operations import Operation
 
 T = TypeVar("T")
 
@@ -37,6 +36,12 @@ def with_app(work: Callable[[App], Awaitable[T]], *, models: bool = False) -> T:
     it is shown all the same.
     """
     settings = read_settings()
+    # Here and in `call_here`, since they take a second to read: help, and what is wrong input, are told before.
+    import uvloop
+
+    from phalanx.app import build
+    from phalanx.telemetry import configure_logs
+
     level = settings.log_level if settings.log_level in ("trace", "debug") else "error"
     configure_logs(level=level, style=log_format(settings))
 
@@ -51,6 +56,8 @@ def with_app(work: Callable[[App], Awaitable[T]], *, models: bool = False) -> T:
 
 async def call_here(app: App, operation: Operation, request: Any) -> Any:
     """Call a row as the operator of this machine."""
+    from phalanx.operations import call
+    from phalanx.services.ticket import Call, Credential
 
     async def read() -> Any:
         await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from face_graphs import write_graph
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.errors import Conflict, InvalidRequest, NotFound, PhalanxError, Unavailable
 from phalanx.models.store import ModelStore
 

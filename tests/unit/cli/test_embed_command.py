@@ -17,11 +17,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from phalanx.cli import app as command_line
 from phalanx.cli import embed as command
 from phalanx.cli.bulk import progress, readers
 from phalanx.cli.bulk.journal import Journal, Tally, Workspace
 from phalanx.cli.bulk.records import Position
+from phalanx.cli.root import app as command_line
 from phalanx.contract.models import GetModelRequest, Model
 from phalanx.contract.text import EmbedItem, EmbedRequest, EmbedResponse, TokenUsage
 from phalanx.errors import Conflict, InvalidRequest, PhalanxError, Unavailable

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from phalanx.cli import app as command_line
+from phalanx.cli import asking
+from phalanx.cli.asking import read_key
 from phalanx.cli.bulk.journal import Facts
-from phalanx.cli.faces import asking, looking, pictures
-from phalanx.cli.faces.asking import read_key
+from phalanx.cli.faces import looking, pictures
 from phalanx.cli.faces.pictures import collect
+from phalanx.cli.root import app as command_line
 from phalanx.contract.faces import (
     BoundingBox,
     CompareFacesResponse,
@@ -91,7 +92,7 @@ class Services:
             faces=[FACE, FACE], model="m",
         )  # fmt: skip
 
-    def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]], **_: Any) -> Any:
         async def once() -> Any:
             return await work(self)
 

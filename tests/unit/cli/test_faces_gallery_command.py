@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from phalanx.cli import app as command_line
+from phalanx.cli import asking
 from phalanx.cli.bulk.journal import Facts
-from phalanx.cli.faces import asking, looking
+from phalanx.cli.faces import looking
+from phalanx.cli.root import app as command_line
 from phalanx.contract.collections import CollectionView, FacesContract, ListCollectionsResponse
 from phalanx.contract.faces import BoundingBox, Landmarks
 from phalanx.contract.gallery import (
@@ -46,7 +47,7 @@ CONTRACT = FacesContract(
 )  # fmt: skip
 
 
-class Services:
+class Services(asking.Here):
     """A gallery that keeps what it is sent. `owners` have a collection `staff`; `fails` is raised for what holds its key."""
 
     def __init__(self) -> None:
@@ -57,9 +58,6 @@ class Services:
 
     def of(self, name: str) -> list[Any]:
         return [request for called, request in self.requests if called == name]
-
-    def image(self, data: bytes) -> Any:
-        return data
 
     def facts(self) -> Facts:
         return {"the detector": "one"}
@@ -97,7 +95,7 @@ class Services:
             faces=[face],  # type: ignore[list-item]
         )  # fmt: skip
 
-    def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    def run(self, whom: asking.Whom, work: Callable[[Any], Awaitable[Any]], **_: Any) -> Any:
         async def once() -> Any:
             return await work(self)
 
@@ -191,7 +189,7 @@ def test_a_failure_of_the_collection_ends_the_run(services: Services) -> None:
     services.down = Conflict("one of vectors")
     assert isinstance(run("enrol", "staff", "people").exception, Conflict)
     services.down = Unavailable("another process has it open")
-    assert "--url http" in refused("identify", "staff", "people").detail
+    assert isinstance(run("identify", "staff", "people").exception, Unavailable)
 
 
 def test_whose_collection_it_is(services: Services) -> None:

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.app.models import models_to_pull
-from phalanx.cli import app
 from phalanx.cli import setup as command
+from phalanx.cli.root import app
 from phalanx.errors import UpstreamFailed
 from phalanx.settings import Settings, load
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.errors import InvalidRequest, Unavailable
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from phalanx.cli.setup import settings
 from phalanx.cli.tables import print_table
+from phalanx.cli.variables import settings
 from phalanx.settings import reference
 
 HEAD = ("id", "email", "name", "tier", "billed")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.contract.usage import UsageEvent, UsageReportResponse
 from phalanx.stores.days import day_at, id_bounds
 from phalanx.stores.sql.database import migrate, open_database

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from phalanx.cli import app
+from phalanx.cli.root import app
 from phalanx.errors import Conflict, InvalidRequest, NotFound
 
 PASSWORD = "three blind mice"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from phalanx.cli import app, main
+from phalanx.cli import main
+from phalanx.cli.root import COMMANDS, imported
 from servers.worker import PHALANX
 
 LONG = "x" * 300
@@ -167,7 +167,7 @@ def test_work_that_has_no_queue_says_so_and_nothing_else(tmp_path: Path) -> None
     assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["QUEUE_REDIS_URL", "QUEUES"]
 
 
-def _commands(command: Any, path: tuple[str, ...] = ("phalanx",)) -> Iterator[tuple[str, Any]]:
+def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     below = getattr(command, "commands", {})
     if not below:
         yield " ".join(path), command
@@ -175,7 +175,7 @@ def _commands(command: Any, path: tuple[str, ...] = ("phalanx",)) -> Iterator[tu
         yield from _commands(one, (*path, name))
 
 
-ALL = dict(_commands(get_command(app)))
+ALL = {path: command for name in COMMANDS for path, command in _commands(imported(name), ("phalanx", name))}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -11,7 +11,8 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hub import Hub, make_catalogue, make_entry, write_files
-from phalanx.cli.models import StoreOptions, app, listening, pull_model
+from phalanx.cli.model_store import StoreOptions, listening, pull_model
+from phalanx.cli.models import app
 from phalanx.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable, UpstreamFailed
 from phalanx.models.catalogue import FileSource
 from phalanx.models.sources import Access

@@ -7,9 +7,7 @@ import typer
 from phalanx.cli.faces.commands import compare, detect, embed
 from phalanx.cli.faces.gallery import enrol, identify
 
-app = typer.Typer(
-    help="Find, embed, compare, enrol and identify the faces of pictures and folders.", no_args_is_help=True
-)
+app = typer.Typer()
 app.command("detect")(detect)
 app.command("embed")(embed)
 app.command("compare")(compare)

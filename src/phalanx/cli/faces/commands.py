@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from phalanx.cli.asking import Asks, patiently
 from phalanx.cli.bulk.journal import Facts
-from phalanx.cli.faces.asking import Asks, patiently
 from phalanx.cli.faces.drawn import Drawings
 from phalanx.cli.faces.lines import Line
 from phalanx.cli.faces.looking import look

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from phalanx.cli.asking import all_collections, request_of
+from phalanx.cli.asking import Asks, patiently, request_of
 from phalanx.cli.bulk.journal import Facts
-from phalanx.cli.faces.asking import Asks, patiently
 from phalanx.cli.faces.commands import DEFAULT_CONFIDENCE, counted, read_face
 from phalanx.cli.faces.drawn import Drawings
 from phalanx.cli.faces.lines import Line
@@ -23,7 +22,6 @@ from phalanx.cli.faces.options import (
     Draw,
     OutputPath,
     Paths,
-    Sitting,
     sitting,
 )
 from phalanx.cli.faces.pictures import Picture, collect
@@ -41,7 +39,7 @@ from phalanx.contract.gallery import (
     ListPersonsRequest,
 )
 from phalanx.engines.face.drawing import Mark
-from phalanx.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from phalanx.errors import Conflict, InvalidRequest, NotFound
 
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection of faces.")]
 Person = Annotated[
@@ -108,7 +106,7 @@ def enrol(
         "--face": face, "--min-quality": str(min_quality), "--metadata": metadata,
         "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
-    look(pictures, told, facts, lambda asks: _enrolling(asks, told, template, names, create=create))
+    look(pictures, told, facts, lambda asks: _enrolling(asks, template, names, create=create), vectors=True)
 
 
 def identify(
@@ -155,7 +153,7 @@ def identify(
         "--limit": limit, "--threshold": None if threshold is None else str(threshold),
         "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
-    look(pictures, told, facts, lambda asks: _identifying(asks, told, template, drawings))
+    look(pictures, told, facts, lambda asks: _identifying(asks, template, drawings), vectors=True)
 
 
 def persons_of(pictures: Sequence[Picture]) -> dict[str, str | None]:
@@ -174,10 +172,8 @@ def persons_of(pictures: Sequence[Picture]) -> dict[str, str | None]:
     return {picture.name: picture.path.resolve().parent.name for picture in pictures if picture.path is not None}
 
 
-def _enrolling(
-    asks: Asks, told: Sitting, template: EnrolRequest, names: Mapping[str, str | None], *, create: bool
-) -> Work:
-    owner = _Once(asks, told, template.name, template.organisation, create=create)
+def _enrolling(asks: Asks, template: EnrolRequest, names: Mapping[str, str | None], *, create: bool) -> Work:
+    owner = _Once(asks, template.name, template.organisation, create=create, hint="--create makes it")
 
     async def work(picture: Picture) -> Line:
         data = await asyncio.to_thread(picture.read)
@@ -196,8 +192,8 @@ def _enrolling(
     return work
 
 
-def _identifying(asks: Asks, told: Sitting, template: IdentifyRequest, drawings: Drawings | None) -> Work:
-    owner = _Once(asks, told, template.name, template.organisation, hint="`phalanx collections list` shows all")
+def _identifying(asks: Asks, template: IdentifyRequest, drawings: Drawings | None) -> Work:
+    owner = _Once(asks, template.name, template.organisation)
 
     async def work(picture: Picture) -> Line:
         data = await asyncio.to_thread(picture.read)
@@ -224,15 +220,13 @@ class _Once:
     def __init__(
         self,
         asks: Asks,
-        told: Sitting,
         name: str,
         organisation: str | None,
         *,
         create: bool = False,
-        hint: str = "--create makes it",
+        hint: str = "`phalanx collections list` shows all",
     ) -> None:
         self._asks = asks
-        self._told = told
         self._name = name
         self._organisation = organisation
         self._create = create
@@ -247,24 +241,11 @@ class _Once:
 
     async def _look(self) -> str | None:
         try:
-            return await self._find()
-        except Unavailable as error:
-            if self._told.whom.url is not None:
-                raise
-            raise Unavailable(f"{error.detail}; a worker that runs is asked by --url http://… --key @FILE") from None
-
-    async def _find(self) -> str | None:
-        owner = self._organisation
-        if owner is None and self._told.whom.url is None:
-            # The operator of this machine sees the collections of all.
-            owners = [one.organisation for one in await all_collections(self._asks, None) if one.name == self._name]  # type: ignore[arg-type]
-            if len(owners) > 1:
-                raise Conflict(
-                    f"several have a collection {self._name!r}: say --organisation, one of {', '.join(owners)}"
-                )
-            if not owners and not self._create:
-                raise NotFound(f"there is no collection {self._name!r}; {self._hint}")
-            owner = next(iter(owners), None)
+            owner = await self._asks.owner(self._name, self._organisation)
+        except NotFound:
+            if not self._create:
+                raise NotFound(f"there is no collection {self._name!r}; {self._hint}") from None
+            owner = None
         if self._create:
             making = request_of(CreateCollectionRequest, name=self._name, kind="faces", organisation=owner)
             await self._asks.ask("collections.create", making)

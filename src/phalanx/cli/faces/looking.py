@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import typer
 from rich.console import Console
 
+from phalanx.cli.asking import Asks, asking
 from phalanx.cli.bulk.journal import Facts, Tally, Workspace
-from phalanx.cli.faces.asking import Asks, asking
 from phalanx.cli.faces.lines import Output, Spoken, at_hand, keeping
 from phalanx.cli.faces.options import Sitting
 from phalanx.cli.faces.pictures import Picture
@@ -21,16 +21,26 @@ FAILED = 1
 INTERRUPTED = 130
 
 
-def look(pictures: Sequence[Picture], sitting: Sitting, facts: Facts, make_work: Callable[[Asks], Work]) -> None:
+def look(
+    pictures: Sequence[Picture],
+    sitting: Sitting,
+    facts: Facts,
+    make_work: Callable[[Asks], Work],
+    *,
+    vectors: bool = False,
+) -> None:
     """Run over pictures with the work that `make_work` makes; exit status 1 when some failed.
 
-    `facts` are the options that decide what a line says.
+    `facts` are the options that decide what a line says, `vectors` says that the work is about a collection.
     """
     console = Console(stderr=True, highlight=False)
     with ExitStack() as held:
         workspace = held.enter_context(at_hand(sitting.output)) if sitting.output else None
         try:
-            tally = asking(sitting.whom, lambda asks: _look(pictures, sitting, facts, make_work, workspace, asks))
+            tally = asking(
+                sitting.whom, lambda asks: _look(pictures, sitting, facts, make_work, workspace, asks),
+                models="faces", vectors=vectors,
+            )  # fmt: skip
         except KeyboardInterrupt:
             kept = workspace.load() if workspace else None
             words = f" after {kept.tally.records:,} pictures; the same command goes on from there" if kept else ""

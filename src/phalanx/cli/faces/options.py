@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.faces.asking import Whom, read_key
+from phalanx.cli.asking import Whom
+from phalanx.cli.asking import whom as whom_of
 from phalanx.cli.faces.lines import check_output
 from phalanx.contract.faces import MIN_CONFIDENCE
 from phalanx.errors import InvalidRequest
@@ -52,10 +53,9 @@ def sitting(
     *, output: Path | None, as_json: bool, quiet: bool, force: bool, restart: bool, url: str | None, key: str | None
 ) -> Sitting:
     """Return what was typed, checked. Raises `InvalidRequest`, `Conflict`."""
-    if key is not None and url is None:
-        raise InvalidRequest("--key goes with --url; this process needs no key")
+    whom = whom_of(url, key)
     if output is None and (force or restart):
         raise InvalidRequest("--force and --restart go with --output")
     if output is not None:
         check_output(output, force=force)
-    return Sitting(output, as_json, quiet, force, restart, Whom(url, read_key(key)))
+    return Sitting(output, as_json, quiet, force, restart, whom)

@@ -12,11 +12,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from phalanx.cli.bulk.journal import Tally
-from phalanx.cli.faces.asking import OF_THE_PICTURE
 from phalanx.cli.faces.lines import Line, Output
 from phalanx.cli.faces.pictures import Picture
 from phalanx.contract.text import ItemError
-from phalanx.errors import PhalanxError
+from phalanx.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    LowQuality,
+    NoFace,
+    PhalanxError,
+    SeveralFaces,
+    TooLarge,
+    UnreadableInput,
+    UnsupportedMediaType,
+)
+
+OF_THE_PICTURE: tuple[type[PhalanxError], ...] = (
+    DeadlineExceeded, Internal, InvalidRequest, LowQuality, NoFace, SeveralFaces, TooLarge, UnreadableInput,
+    UnsupportedMediaType,
+)  # fmt: skip
+"""Failures that are one picture's own, so that the others are still looked at."""
 
 WINDOW = 4
 """Pictures under way at once: enough that all threads of the engine have one."""
