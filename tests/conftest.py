@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
+from phalanx.contract.usage import UsageEvent
 from servers import PostgresServer, RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
@@ -25,6 +27,27 @@ def fresh_logs() -> Iterator[None]:
     """What a test sets up of the logs ends with it, before its streams are closed."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Async tests run on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture
+def make_event() -> Callable[..., UsageEvent]:
+    """Make usage event number `n`, with any field set otherwise."""
+
+    def make(n: int = 1, **changes: Any) -> UsageEvent:
+        fields = {
+            "id": f"019a6f0e-5c1b-7000-8000-{n:012x}", "at": 1_000.0 + n, "organisation": "ann@example.org",
+            "key_id": "key-1", "operation": "text.embed", "unit": "tokens", "units": 1, "tokens": 1, "cached": 0,
+            "model": "all-MiniLM-L6-v2", "status": "ok", "latency_ms": 1.25,
+        }  # fmt: skip
+        return UsageEvent(**{**fields, **changes})
+
+    return make
 
 
 @pytest.fixture(scope="session")

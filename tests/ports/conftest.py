@@ -1,24 +1,17 @@
-"""What every conformance suite needs: a clock set by hand, migrated databases, stores, events to store."""
+"""What every conformance suite needs: a clock set by hand, migrated databases, stores."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from callers import Callers, in_database, in_memory
 from clocks import HandClock
-from phalanx.contract.usage import UsageEvent
 from phalanx.stores.sql.database import Database, migrate, open_database
 from servers import PostgresServer
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture
@@ -73,18 +66,3 @@ async def callers(request: pytest.FixtureRequest) -> AsyncIterator[Callers]:
     opened = open_database(request.getfixturevalue("database_url" if request.param == "sqlite" else "postgres_url"))
     yield in_database(opened)
     await opened.close()
-
-
-@pytest.fixture
-def make_event() -> Callable[..., UsageEvent]:
-    """Make usage event number `n`, with any field set otherwise."""
-
-    def make(n: int = 1, **changes: Any) -> UsageEvent:
-        fields = {
-            "id": f"019a6f0e-5c1b-7000-8000-{n:012x}", "at": 1_000.0 + n, "organisation": "ann@example.org",
-            "key_id": "key-1", "operation": "text.embed", "unit": "tokens", "units": 1, "tokens": 1, "cached": 0,
-            "model": "all-MiniLM-L6-v2", "status": "ok", "latency_ms": 1.25,
-        }  # fmt: skip
-        return UsageEvent(**{**fields, **changes})
-
-    return make

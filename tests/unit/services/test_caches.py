@@ -22,11 +22,6 @@ from phalanx.stores.memory.cache import MemoryCache
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Recorded(MemoryCache[CachedVector]):
     """Remembers what it was asked for."""
 

@@ -23,11 +23,6 @@ from phalanx.stores.memory.clock import SystemClock
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def ticket(tenant: str = "ann", seconds: float = math.inf) -> Any:
     return SimpleNamespace(tenant=tenant, cached_for=tenant, deadline=time.monotonic() + seconds, meter=Meter())
 

@@ -28,11 +28,6 @@ from phalanx.stores.memory.users import MemoryUserStore
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class HandClock:
     """Time that stands still until told."""
 

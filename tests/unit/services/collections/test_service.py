@@ -65,11 +65,6 @@ pytestmark = pytest.mark.anyio
 OLD, NEW = "old-version", "new-version"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Admitted:
     """As much of a ticket as the services look at."""
 

@@ -33,11 +33,6 @@ LEASES = itertools.count()
 SIXTY = Allowance(RatePolicy(per_minute=60, burst=20))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Straw(MemoryLimiter):
     """A shared limiter in this process, which a test puts out of reach or empties."""
 

@@ -33,11 +33,6 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 21, 1, tzinfo=UTC).timestamp()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Clock:
     def now(self) -> float:
         return NOW

@@ -19,11 +19,6 @@ Worker = Callable[[str], Agreement]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def worker() -> Worker:
     rollcall = MemoryRollcall(SystemClock(), alive_s=0.5)
 

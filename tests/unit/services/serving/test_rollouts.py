@@ -25,11 +25,6 @@ pytestmark = pytest.mark.anyio
 NAME = "model"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Worker:
     """One model whose active versions are set by hand; `broken` ones cannot be loaded."""
 

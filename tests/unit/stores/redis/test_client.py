@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     async with open_redis(redis_server.url) as redis:
         yield redis
@@ -62,7 +57,7 @@ async def test_a_server_that_hangs_is_waited_for_as_long_as_said(redis_server: R
 
 
 async def test_a_connection_of_a_crowd_is_waited_for(redis_server: RedisServer) -> None:
-    async with open_redis(redis_server.url, max_connections=2) as redis:
+    async with open_redis(redis_server.url, reply_timeout_s=60.0, max_connections=2) as redis:
         await redis.set("a", 1)
         assert await asyncio.gather(*(redis.get("a") for _ in range(200))) == [b"1"] * 200
         assert len(await redis.client_list()) <= 2

@@ -21,11 +21,6 @@ LIMIT_S = 0.2
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def connection(redis_server: RedisServer) -> AsyncIterator[ScriptConnection]:
     redis = open_redis(redis_server.url)
     opened = ScriptConnection(redis, [ECHO], round_trip_s=LIMIT_S)
