@@ -21,6 +21,11 @@ class ErrorRow(NamedTuple):
     meaning: str
 
 
+MAX_DETAIL_CHARS = 1000
+MAX_PARAM_CHARS = 100
+"""What is wrong with a name of a megabyte is said without repeating all of it."""
+
+
 class PhalanxError(Exception):
     """Base of every failure that a caller may see. `retry_after_s` is in seconds; `param` names the field at fault."""
 
@@ -29,17 +34,21 @@ class PhalanxError(Exception):
     def __init__(
         self, detail: str = "", *, retry_after_s: float | None = None, param: str | None = None, **data: Any
     ) -> None:
-        super().__init__(detail or self.row.meaning)
-        self.detail = detail or self.row.meaning
+        self.detail = _brief(detail or self.row.meaning, MAX_DETAIL_CHARS)
+        super().__init__(self.detail)
         # Every 503 says when to come back, also where nothing better is known than soon.
         self.retry_after_s = 1.0 if retry_after_s is None and self.row.http == 503 else retry_after_s
-        self.param = param
+        self.param = None if param is None else _brief(param, MAX_PARAM_CHARS)
         self.data = data
 
     @property
     def code(self) -> str:
         """The stable name of the failure."""
         return self.row.code
+
+
+def _brief(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class InvalidRequest(PhalanxError):

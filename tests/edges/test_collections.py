@@ -83,6 +83,7 @@ def test_texts_live_and_go(shelf: Shelf) -> None:
     assert len(page["points"][0]["vector"]) == 384
     assert "vector" not in rest["points"][0]
     assert "next" not in rest
+    assert "next" not in shelf.ok("GET", "/books/points?limit=3")
     assert shelf.ok("POST", "/books/points/delete", {"ids": [0, 9]}) == {"deleted": 1}
     assert shelf.ok("POST", "/books/points/delete", {"filter": only}) == {"deleted": 1}
     assert shelf.ok("GET", "/books/reembed")["state"] == "settled"
@@ -229,6 +230,15 @@ def test_a_search_that_is_none_is_refused(colours: Shelf, body: Any) -> None:
 )
 def test_a_page_that_is_none_is_refused(colours: Shelf, query: str) -> None:
     assert colours.ask("GET", f"/colours/points?{query}").status == 400
+
+
+def test_a_body_names_no_other_collection(colours: Shelf) -> None:
+    """The path's name may be repeated; another one is a contradiction."""
+    search = {"vector": [1, 2, 3], "name": "colours"}
+    assert colours.ask("POST", "/colours/search", search).status == 200
+    refused = colours.ask("POST", "/colours/search", {**search, "name": "shapes"})
+    assert (refused.status, refused.json["param"]) == (400, "name")
+    assert colours.ask("GET", "/colours/count?name=shapes").status == 400
 
 
 def test_a_point_that_is_not_there_is_not_found(colours: Shelf) -> None:

@@ -117,6 +117,12 @@ class TestEveryTextRoute:
         answer = worker.post(path, make("a"), key=None)
         assert (answer.status, envelope(answer.json)) == (401, True)
 
+    def test_another_method_has_the_dialects_envelope(self, worker: Any, path: str, make: Any, envelope: Any) -> None:
+        """405 with the method that there is."""
+        answer = worker.request("PUT", path, body=b"{}")
+        assert (answer.status, envelope(answer.json)) == (405, True)
+        assert "POST" in answer.headers["allow"]
+
     def test_a_body_over_the_limit_has_the_dialects_envelope(
         self, worker: Any, path: str, make: Any, envelope: Any
     ) -> None:

@@ -201,6 +201,21 @@ def test_aurum_finds_the_face(worker: Any) -> None:
     assert is_the_face(raw.json["faces"][0]["bbox"])
 
 
+@pytest.mark.parametrize("path", ["/api/detect-face", "/api/extract-embedding"])
+def test_aurum_takes_a_detector(worker: Any, path: str) -> None:
+    """As the canonical rows do; null is none."""
+    for detector in ("short", None):
+        assert worker.post(path, {"image": text(PHOTO), "detector": detector}).status == 200
+    refused = worker.post(path, {"image": text(PHOTO), "detector": "none such"})
+    assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
+
+
+def test_aurum_takes_a_model(worker: Any) -> None:
+    assert worker.post("/api/extract-embedding", {"image": text(PHOTO), "model": "dlib-resnet-v1"}).status == 200
+    refused = worker.post("/api/extract-embedding", {"image": text(PHOTO), "model": "none such"})
+    assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
+
+
 def test_aurum_extracts_the_vector(worker: Any) -> None:
     there = worker.post("/api/extract-embedding", {"image": text(PHOTO)})
     here = worker.post("/v1/faces/embed", {"image": text(PHOTO)})

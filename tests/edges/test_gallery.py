@@ -71,6 +71,7 @@ def test_a_person_comes_is_found_and_goes(gallery: Gallery) -> None:
     assert found["landmarks_estimated"] == ["left_mouth", "right_mouth"]
     assert gallery.ok("GET", "/persons") == {"persons": [{"id": "eileen", "faces": 1}], "faces": 1, "complete": True}
     assert gallery.ok("GET", "/persons/eileen") == {"id": "eileen", "count": 1, "faces": [made["face"]]}
+    assert "next" not in gallery.ok("GET", "/persons/eileen?limit=1")
     assert gallery.ok("DELETE", "/persons/eileen") == {"id": "eileen", "deleted": 1}
     assert gallery.ask("GET", "/persons/eileen").status == 404
     assert gallery.ask("DELETE", "/persons/eileen").status == 404
@@ -84,6 +85,28 @@ def test_the_body_may_be_the_image(gallery: Gallery) -> None:
     assert (made["person_id"], made["created"]) == ("eileen c", True)
     found = gallery.ok("POST", "/identify?limit=1", body=MIRRORED, headers=headers)
     assert found["faces"][0]["person_id"] == "eileen c"
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [("", {"name": "others"}), ("?person_id=ann", {}), ("", {"person_id": "ann"}), ("?name=others", {})],
+    ids=["another gallery", "another person in the query", "two persons", "another gallery in the query"],
+)
+def test_a_form_does_not_say_two_things(gallery: Gallery, query: str, fields: dict[str, str]) -> None:
+    """What is in front may have let the call through by its path."""
+    gallery.worker.request("PUT", "/v1/collections/others", json_body={"kind": "faces"}, key=gallery.key)
+    parts = [("person_id", b"eileen"), *((name, value.encode()) for name, value in fields.items())]
+    body = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (n.encode(), v) for n, v in parts
+    )
+    body += b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % PHOTO
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    refused = gallery.ask("POST", f"/faces{query}", body=body, headers=headers)
+    assert (refused.status, refused.json["code"]) == (400, "invalid_request")
+    assert "twice" in refused.json["detail"]
+    for name in ("people", "others"):
+        answer = gallery.worker.get(f"/v1/collections/{name}/count", key=gallery.key)
+        assert answer.json == {"count": 0}
 
 
 @pytest.mark.parametrize("person", ["名前", "a b", "100%", "a%2Fb", "ä" * 200])

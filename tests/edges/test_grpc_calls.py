@@ -70,6 +70,15 @@ def test_an_answer_says_what_http_s_headers_say(rpc: RpcClient) -> None:
     assert outcome.trailing["x-model-version"]
 
 
+@pytest.mark.parametrize("letter", ["m", "😀", "\x01"])
+def test_what_is_wrong_fits_into_trailing_metadata(rpc: RpcClient, letter: str) -> None:
+    """Of a name without end a part is repeated, or clients would see nothing but metadata that are too large."""
+    outcome = rpc.call(EMBED, {**HELLO, "model": letter * 50_000})
+    assert (outcome.status, outcome.code) == (grpc.StatusCode.NOT_FOUND, "model_not_found")
+    assert outcome.detail.startswith("this worker does not serve the model")
+    assert len(outcome.detail.encode()) <= 1024
+
+
 @pytest.mark.parametrize("unsafe", ["a b", "x" * 129, "eyJhbGciOi"])
 def test_an_unsafe_request_id_is_replaced(rpc: RpcClient, unsafe: str) -> None:
     """What could break a log line, or is a credential, does not get into it."""

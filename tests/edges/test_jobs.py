@@ -125,6 +125,7 @@ def test_a_list_comes_in_pages(idle: Worker) -> None:
             break
         after = f"&after={page['next']}"
     assert seen == made[::-1]
+    assert idle.get("/v1/jobs?limit=5", key=key).json["next"] == ""
 
 
 def test_events_follow_a_job_to_its_end(idle: Worker, running: Running) -> None:

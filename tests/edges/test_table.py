@@ -101,7 +101,8 @@ def test_an_unknown_field_is_named(worker: Any, row: Operation) -> None:
     """Canonical requests are strict."""
     if row.kind is Kind.CLIENT_STREAM:
         pytest.skip("a stream's messages are read after its head is sent; see test_streams")
-    answer = worker.request(row.method, filled(row.path), json_body={**(row.examples or ({},))[0], "colour": "red"})
+    example = {name: sent for name, sent in (row.examples or ({},))[0].items() if f"{{{name}}}" not in row.path}
+    answer = worker.request(row.method, filled(row.path), json_body={**example, "colour": "red"})
     assert answer.status == 400
     assert answer.json["code"] == "invalid_request"
     assert answer.json["param"] == "colour"
@@ -183,6 +184,18 @@ def test_every_answer_carries_id_and_timing(worker: Any) -> None:
     assert [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")] == ["queue", "engine", "total"]
     assert answer.headers["x-model"] == "all-MiniLM-L6-v2"
     assert answer.headers["x-model-version"]
+    for path in ("/livez", "/none/such"):
+        other = worker.get(path, headers={"x-request-id": "abc-123"})
+        assert other.headers["x-request-id"] == "abc-123"
+        assert list(timing(other)) == ["queue", "engine", "total"]
+
+
+def test_a_refusal_repeats_no_name_without_end(worker: Any) -> None:
+    """The answer to a megabyte of a wrong name is short."""
+    for body in ({"texts": ["a"], "model": "m" * 2**20}, {"texts": ["a"], "k" * 2**20: 1}):
+        answer = worker.post("/v1/text/embed", body)
+        assert answer.status in (400, 404)
+        assert len(answer.body) < 2000
 
 
 def timing(answer: Any) -> dict[str, float]:

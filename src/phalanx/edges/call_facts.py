@@ -72,13 +72,11 @@ def log_line(
 
 
 def server_timing(call: Call | None, received_at: float) -> str:
-    """Return the value of Server-Timing (W3C): `total` from `received_at` to now, and of a call `queue` and `engine`, in ms.
+    """Return the value of Server-Timing (W3C): `queue`, `engine` and `total`, from `received_at` to now, in ms.
 
-    A call that failed has them too: zero where it came to no queue and no engine.
+    The first two are zero where there was no queue and no engine.
     """
     total = f"total;dur={(time.perf_counter() - received_at) * 1e3:.3f}"
-    if call is None:
-        return total
-    meter = call.meter
+    meter = call.meter if call is not None else None
     queue_s, engine_s = (meter.queue_s, meter.engine_s) if meter is not None else (0.0, 0.0)
     return f"queue;dur={queue_s * 1e3:.3f}, engine;dur={engine_s * 1e3:.3f}, {total}"

@@ -12,7 +12,7 @@ import grpc
 from phalanx.edges.grpc.emptiness import empty_lists
 from phalanx.edges.grpc.exchange import Exchange
 from phalanx.edges.grpc.schema import Method, Schema
-from phalanx.edges.grpc.status import error_metadata, status_code
+from phalanx.edges.grpc.status import brief, error_metadata, status_code
 from phalanx.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -138,7 +138,7 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]
             exchange.tag, code = error.code, failed or status_code(error)
             exchange.status = code.name
             trailing = (*exchange.metadata(), *error_metadata(error, exchange.request_id, code))
-            await context.abort(code, error.detail, trailing)
+            await context.abort(code, brief(error), trailing)
             return None
         finally:
             self._finish(exchange)

@@ -18,8 +18,8 @@ from phalanx.services.ticket import Call
 
 DOMAIN = "phalanx"
 """Of `ErrorInfo`: whose codes these are."""
-MAX_DETAIL_CHARS = 1024
-"""Of an error's sentence: trailing metadata has a limit in every client, of 8 KiB in most."""
+MAX_DETAIL_BYTES = 1024
+"""Of an error's sentence, which is sent three times: trailing metadata has a limit in every client, of 8 KiB in most."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -32,6 +32,11 @@ def status_code(error: PhalanxError) -> grpc.StatusCode:
 @functools.cache
 def _code(name: str) -> grpc.StatusCode:
     return grpc.StatusCode[name]
+
+
+def brief(error: PhalanxError) -> str:
+    """Return an error's sentence, cut where it is too long for metadata."""
+    return error.detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore")
 
 
 def error_metadata(error: PhalanxError, request_id: str, code: grpc.StatusCode) -> Metadata:
@@ -48,7 +53,7 @@ def error_metadata(error: PhalanxError, request_id: str, code: grpc.StatusCode) 
         RequestInfo(request_id=request_id),
     ]
     if error.param is not None:
-        violation = BadRequest.FieldViolation(field=error.param, description=error.detail[:MAX_DETAIL_CHARS])
+        violation = BadRequest.FieldViolation(field=error.param, description=brief(error))
         details.append(BadRequest(field_violations=[violation]))
     extra: list[tuple[str, str | bytes]] = []
     if error.retry_after_s is not None:
@@ -56,7 +61,7 @@ def error_metadata(error: PhalanxError, request_id: str, code: grpc.StatusCode) 
         retry.retry_delay.FromMicroseconds(max(1, round(error.retry_after_s * 1e6)))
         details.append(retry)
         extra.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
-    status = Status(code=code.value[0], message=error.detail[:MAX_DETAIL_CHARS])
+    status = Status(code=code.value[0], message=brief(error))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)

@@ -173,7 +173,7 @@ class ClosingProtocol(HttpToolsProtocol):
         cors = self.state.cors
         return [
             (self.state.request_id_header, request_id.encode()),
-            (b"server-timing", b"total;dur=%.3f" % total_ms),
+            (b"server-timing", b"queue;dur=0.000, engine;dur=0.000, total;dur=%.3f" % total_ms),
             NO_STORE,
             *(cors.answer(self._sent(b"origin")) if cors is not None else ()),
         ]

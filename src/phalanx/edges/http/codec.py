@@ -140,11 +140,11 @@ class RequestCodec:
                 raise self._unsupported(media_type(headers))
         if kind is Body.JSON and not params and not query:
             return await self._json.decode(data)
-        fields: dict[str, Any] = {**parse_query(query), **params}
+        fields = once(parse_query(query), params)
         is_strict = kind is Body.JSON
         if is_strict:
             typed = {name: self._typed(name, text) for name, text in fields.items()}
-            fields = decode_json(self._object, data) | typed
+            fields = once(decode_json(self._object, data), typed)
         elif kind is Body.IMAGE:
             return await decode_image(self._operation.request, data, headers, fields)
         elif kind is Body.VECTORS:
@@ -191,6 +191,17 @@ def parse_query(query: bytes) -> dict[str, Any]:
     return fields
 
 
+def once(fields: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of both. Raises `InvalidRequest` for one that is something else in the other.
+
+    What is in front may have judged the call by the path alone.
+    """
+    for name in fields.keys() & others.keys():
+        if fields[name] != others[name]:
+            raise InvalidRequest(f"{name} is given twice, and is not the same: send it once", param=name)
+    return fields | others
+
+
 async def decode_image(
     request: type[msgspec.Struct], data: bytes, headers: dict[bytes, bytes], fields: dict[str, Any]
 ) -> Any:
@@ -199,7 +210,7 @@ async def decode_image(
     Fields that are lists or objects are JSON there.
     """
     files, others = await _parts(data, headers)
-    fields |= others
+    fields = once(fields, others)
     if len(files) == 1 and "image" in request.__struct_encode_fields__:
         fields["image"] = files[0]
     elif files:
@@ -255,12 +266,16 @@ async def _parts(data: bytes, headers: dict[bytes, bytes]) -> tuple[list[bytes],
         raise InvalidRequest(f"the form cannot be read: {error}") from None
     files: list[bytes] = []
     fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            files.append(await value.read())
-        else:
-            fields[name] = value
-    await form.close()
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append(await value.read())
+            elif name in fields:
+                raise InvalidRequest(f"the form names {name!r} twice", param=name)
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
     return files, fields
 
 

@@ -53,16 +53,13 @@ class Routes:
         methods[method] = endpoint
 
     def find(self, method: str, path: str) -> Match:
-        """Return who answers. Raises `NotFound`, or `MethodNotAllowed` with the methods that there are."""
+        """Return who answers; to another method it is a refusal, in the words of the path's dialect. Raises `NotFound`."""
         methods = self._exact.get(path)
         params: dict[str, str] = {}
         if methods is None:
             methods, params = self._search(path)
         endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
-        if endpoint is None:
-            allowed = ", ".join(_names(methods))
-            raise MethodNotAllowed(f"{method} is not answered here; {allowed} is", allow=allowed)
-        return Match(endpoint, params)
+        return Match(endpoint or _refusal(method, methods), params)
 
     def methods(self, path: str) -> list[str]:
         """Return the methods that a path answers. Raises `NotFound`."""
@@ -74,6 +71,16 @@ class Routes:
             if matched:
                 return methods, matched.groupdict()
         raise NotFound(f"there is no route {path[:200]!r}; /docs lists all")
+
+
+def _refusal(method: str, methods: dict[str, Endpoint]) -> Endpoint:
+    """Return what says which methods there are."""
+
+    async def answer(exchange: Exchange, params: dict[str, str]) -> None:
+        allowed = ", ".join(_names(methods))
+        raise MethodNotAllowed(f"{method} is not answered here; {allowed} is", allow=allowed)
+
+    return next(iter(methods.values()))._replace(answer=answer, operation="")
 
 
 def _names(methods: dict[str, Endpoint]) -> list[str]:

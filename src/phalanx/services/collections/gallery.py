@@ -206,7 +206,7 @@ class GalleryService:
         only = only_person(request.id)
 
         async def work(collection: Collection) -> tuple[list[Point], int]:
-            after, limit = request.after, request.limit
+            after, limit = request.after, request.limit + 1
             found = await self._store.scroll(collection.place, after=after, limit=limit, only=only)
             return found, await self._store.count(collection.place, only)
 
@@ -215,9 +215,10 @@ class GalleryService:
         )
         if not count:
             raise _nobody(request.name, request.id)
-        ticket.meter.items = len(found)
-        last = found[-1].id if len(found) == request.limit else None
-        return PersonResponse(id=request.id, count=count, faces=[view_face(point) for point in found], next=last)
+        page = found[: request.limit]
+        ticket.meter.items = len(page)
+        following = page[-1].id if len(found) > request.limit else None
+        return PersonResponse(id=request.id, count=count, faces=[view_face(point) for point in page], next=following)
 
     async def forget(self, ticket: Ticket, request: ForgetPersonRequest) -> ForgetPersonResponse:
         """Delete all that is kept of a person in a gallery, wherever its points are on their way to.

@@ -100,13 +100,14 @@ class PointService:
 
         async def work(collection: Collection) -> list[Point]:
             return await self._store.scroll(
-                collection.place, after=after, limit=request.limit, with_vectors=request.with_vectors
+                collection.place, after=after, limit=request.limit + 1, with_vectors=request.with_vectors
             )
 
         found = await self._registry.read(ticket, request.name, work, organisation=request.organisation)
-        ticket.meter.items = len(found)
-        last = found[-1].id if len(found) == request.limit else None
-        return ScrollPointsResponse(points=[view_point(point) for point in found], next=last)
+        page = found[: request.limit]
+        ticket.meter.items = len(page)
+        following = page[-1].id if len(found) > request.limit else None
+        return ScrollPointsResponse(points=[view_point(point) for point in page], next=following)
 
     async def delete(self, ticket: Ticket, request: DeletePointsRequest) -> DeletePointsResponse:
         """Delete points by their ids or by a filter.

@@ -124,9 +124,10 @@ class JobService:
 
     async def list(self, ticket: Ticket, request: ListJobsRequest) -> ListJobsResponse:
         """Return the jobs of the caller's organisation. Raises `Unavailable`."""
-        found = await self._queue.list(ticket.caller.organisation, after=request.after, limit=request.limit)
-        rest = found[-1].id if len(found) == request.limit else ""
-        return ListJobsResponse(jobs=[_view(one) for one in found], next=rest)
+        found = await self._queue.list(ticket.caller.organisation, after=request.after, limit=request.limit + 1)
+        page = found[: request.limit]
+        rest = page[-1].id if len(found) > request.limit else ""
+        return ListJobsResponse(jobs=[_view(one) for one in page], next=rest)
 
     async def cancel(self, ticket: Ticket, request: JobRequest) -> JobView:
         """Forget a job that does not run, and return it as it was. Raises `NotFound`, `Conflict` and `Unavailable`."""

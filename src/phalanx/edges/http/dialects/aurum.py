@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from phalanx.contract.faces import (
     MIN_CONFIDENCE,
+    Detector,
     DetectRequest,
     DetectResponse,
     EmbedFacesRequest,
@@ -69,6 +70,7 @@ class AurumDetectRequest(Struct, frozen=True, kw_only=True):
     images: ImageInputs | None = None
     min_confidence: Confidence | None = 0.5
     max_faces: Annotated[int, Meta(ge=1)] | None = None
+    detector: Detector | None = "auto"
 
 
 class AurumEmbedRequest(Struct, frozen=True, kw_only=True):
@@ -78,7 +80,9 @@ class AurumEmbedRequest(Struct, frozen=True, kw_only=True):
     images: ImageInputs | None = None
     face: Literal["largest", "all"] | Annotated[int, Meta(ge=0)] | None = "largest"
     aligned: bool | None = False
+    model: str | None = None
     min_confidence: Confidence | None = 0.5
+    detector: Detector | None = "auto"
 
 
 def _confidence(wire: AurumDetectRequest | AurumEmbedRequest) -> float:
@@ -89,7 +93,7 @@ def decode_detect(wire: AurumDetectRequest) -> DetectRequest:
     """Pass on what is known; a confidence below what tells a face from noise becomes that."""
     return DetectRequest(
         image=wire.image, images=wire.images, min_confidence=_confidence(wire),
-        max_faces=wire.max_faces,
+        max_faces=wire.max_faces, detector=wire.detector or "auto",
     )  # fmt: skip
 
 
@@ -102,8 +106,8 @@ def decode_embed(wire: AurumEmbedRequest) -> EmbedFacesRequest:
     """As `decode_detect`."""
     return EmbedFacesRequest(
         image=wire.image, images=wire.images, face="largest" if wire.face is None else wire.face,
-        aligned=bool(wire.aligned),
-        min_confidence=_confidence(wire),
+        aligned=bool(wire.aligned), model=wire.model or None, min_confidence=_confidence(wire),
+        detector=wire.detector or "auto",
     )  # fmt: skip
 
 
