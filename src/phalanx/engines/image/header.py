@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Literal, NamedTuple
 
 from phalanx.engines.image.exif import orientation_of
@@ -26,7 +25,8 @@ MAX_SEGMENTS = 4096
 """Segments of a JPEG before its first scan: 10 MB of metadata have about 160. As many take a few milliseconds to read."""
 
 FILL = re.compile(rb"\xff+")
-SCAN = re.compile(rb"\xff\xda")
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What ends a scan: anything but a byte of its own or the mark of a restart (ITU-T T.81, B.1.1.5)."""
 MAX_SCANS = 64
 """Scans of a progressive JPEG: encoders write about ten, and each is a pass over all pixels for the decoder."""
 
@@ -158,16 +158,33 @@ def _jpeg(data: bytes) -> Header:
         raise broken(f"it has more than {MAX_SEGMENTS} segments before its first scan")
     if frame is None:
         raise broken("its scan comes before its frame")
-    if data.rfind(b"\xff\xd9", place) < 0:
-        raise broken("it is truncated: the end marker is missing")
-    # The first scan's own marker lies before `place`.
-    scans = 1 + sum(1 for _ in islice(SCAN.finditer(data, place), MAX_SCANS))
-    if scans > MAX_SCANS:
-        raise broken(f"it has more than {MAX_SCANS} scans")
     width, height, channels = frame
     return Header(
-        "jpeg", width, height, orientation=orientation or 1, scans=scans, channels=channels, profile=_joined(profile)
-    )
+        "jpeg", width, height, orientation=orientation or 1, scans=_scans(data, place + 1 + length), channels=channels,
+        profile=_joined(profile),
+    )  # fmt: skip
+
+
+def _scans(data: bytes, place: int) -> int:
+    """Return how many scans a JPEG has up to its end, given where the first one's bytes begin.
+
+    Behind its end phones put a film, in which any bytes may be found.
+    """
+    scans = 1
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, place)
+        if found is None:
+            raise broken("it is truncated: the end marker is missing")
+        place = found.end()
+        marker = data[place - 1]
+        if marker == 0xD9:
+            return scans
+        scans += marker == 0xDA
+        if scans > MAX_SCANS:
+            raise broken(f"it has more than {MAX_SCANS} scans")
+        if marker >= 0xC0:
+            place += struct.unpack_from(">H", data, place)[0]
+    raise broken(f"it has more than {MAX_SEGMENTS} segments")
 
 
 def _joined(parts: list[tuple[int, int, int, int]]) -> Spans:

@@ -122,6 +122,32 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         header_of(data[:-2] + b"\xff\xda\x00\x02" * MAX_SCANS + b"\xff\xd9")
 
 
+def test_what_lies_behind_a_jpeg_is_not_counted_to_it() -> None:
+    """The film of a motion photo: by chance it holds the marker of a scan every 64 KiB, and once made 30 times the work of it."""
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\x12\x34" * (2 * MAX_SCANS)
+    for name in ("jpeg", "progressive jpeg"):
+        found = header_of(SAMPLES[name] + film)
+        assert found == header_of(SAMPLES[name])
+        assert np.array_equal(
+            decode(SAMPLES[name] + film, max_pixels=MAX_PIXELS).pixels,
+            decode(SAMPLES[name], max_pixels=MAX_PIXELS).pixels,
+        )
+    assert header_of(SAMPLES["jpeg"]).scans == 1
+    assert header_of(SAMPLES["progressive jpeg"]).scans == SAMPLES["progressive jpeg"].count(b"\xff\xda") > 1
+
+
+def test_scans_cannot_be_hidden_behind_an_end_that_is_none() -> None:
+    """In a comment between two of them it is text."""
+    data = SAMPLES["progressive jpeg"]
+    place = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    comment = b"\xff\xfe\x00\x06\xff\xd9\xff\xd9"
+    assert header_of(data[:place] + comment + data[place:]) == header_of(data)
+    with pytest.raises(UnreadableInput, match="scans"):
+        header_of(data[:place] + comment + b"\xff\xda\x00\x02" * MAX_SCANS + data[place:])
+    with pytest.raises(UnreadableInput, match="segments"):
+        header_of(data[:place] + b"\xff\xfe\x00\x02" * 5000 + data[place:])
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_no_truncation_is_decoded(name: str) -> None:
     """Cut anywhere, a file is refused, by its header or by its pixels."""
