@@ -69,7 +69,7 @@ def to_srgb(data: bytes, header: Header) -> Conversion | None:
     profile = _profile_of(data, header)
     # A profile of another kind than the pixels says nothing of them.
     space = {1: b"GRAY", 3: b"RGB "}.get(header.channels)
-    if profile is None or space is None or profile[16:20] != space or profile[36:40] != b"acsp":
+    if profile is None or space is None or profile[16:24] != space + b"XYZ " or profile[36:40] != b"acsp":
         return None
     try:
         found = _grey(profile) if space == b"GRAY" else _colour(profile)

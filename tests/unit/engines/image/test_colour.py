@@ -125,6 +125,7 @@ def test_grey_has_profiles_of_its_own() -> None:
     assert found.tolist() == [[[188] * 3]]  # half of the light
     assert converted(in_png(grey)).tolist() == [[[200, 50, 10]]]
     assert converted(in_png(rgb_profile(), colour=0, rows=b"\0\x80")).tolist() == [[[128] * 3]]
+    assert converted(in_png(grey.replace(b"GRAYXYZ ", b"GRAYLab "), colour=0, rows=b"\0\x80")).tolist() == [[[128] * 3]]
     jpeg = saved(np.full((8, 8), 128, np.uint8), "JPEG", icc_profile=grey)
     assert converted(jpeg).tolist() == [[[188] * 3] * 8] * 8
 
@@ -169,6 +170,7 @@ BROKEN = {
     "cut off": rgb_profile()[:200],
     "no signature": rgb_profile().replace(b"acsp", b"xxxx"),
     "of CMYK": rgb_profile().replace(b"RGB ", b"CMYK"),
+    "not to XYZ": rgb_profile().replace(b"RGB XYZ ", b"RGB Lab "),
     "without red": without(rgb_profile(), b"rXYZ"),
     "without a curve": without(rgb_profile(), b"bTRC"),
     "colours that are none": rgb_profile().replace(b"XYZ \0\0\0\0", b"text\0\0\0\0"),
