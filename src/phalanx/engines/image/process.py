@@ -47,8 +47,10 @@ def process(
     check_steps(steps)
     header = header or read_header(data, max_pixels=max_pixels)
     side = sufficient_side(header, steps)
-    decoded = decode(data, max_pixels=max_pixels, max_side=side, header=header, as_srgb=True)
-    canvas = Canvas(decoded, len(data), max_pixels)
+    # No name is given to what is decoded, or it would stay in memory until the end.
+    canvas = Canvas(
+        decode(data, max_pixels=max_pixels, max_side=side, header=header, as_srgb=True), len(data), max_pixels
+    )
     for step in steps:
         if step.align is not None:
             canvas.align(step.align, (yield canvas.pixels))
