@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -393,3 +394,20 @@ def test_landmarks_that_coincide_are_refused() -> None:
 def test_a_chip_over_the_limit_is_refused() -> None:
     with pytest.raises(TooLarge, match="1024 × 1024"):
         run(saved(noise(64, 64), "PNG"), {"align": {"template": "dlib", "size": 1024}}, find=lambda pixels: EYES)
+
+
+def test_what_was_decoded_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as a step has replaced it: 36 MB of a camera's image."""
+    seen: list[weakref.ref[Pixels]] = []
+
+    def noted(*given: Any, **options: Any) -> Any:
+        decoded = decode(*given, **options)
+        seen.append(weakref.ref(decoded.pixels))
+        return decoded
+
+    monkeypatch.setattr(module, "decode", noted)
+    steps = msgspec.convert([{"resize": {"width": 100}}, {"align": {"template": "dlib"}}], list[Step])
+    work = process(saved(astronaut(), "PNG"), steps, max_pixels=MAX_PIXELS)
+    assert next(work).shape == (100, 100, 3)
+    assert seen[0]() is None
+    work.close()
