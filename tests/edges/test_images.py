@@ -109,6 +109,25 @@ def test_an_image_comes_in_the_one_format_that_is_accepted(
 
 
 @pytest.mark.parametrize("path", [PATH, "/api/process-image"])
+@pytest.mark.parametrize(
+    "kept", [slice(-7), slice(-3), slice(60)], ids=["no last boundary", "its dashes", "all but a head"]
+)
+def test_a_form_that_breaks_off_is_refused(worker: Any, path: str, kept: slice) -> None:
+    """What stands last would be left out, and nobody told."""
+    body = form(("file", picture()), ("operations", json.dumps(HALF).encode()))[kept]
+    answer = worker.post(path, body=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status == 400, answer.body
+    assert b"the form cannot be read" in answer.body
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/process-image"])
+def test_another_content_type_is_told_that_the_body_may_be_the_image(worker: Any, path: str) -> None:
+    answer = worker.post(path, body=picture(), headers={"content-type": "text/plain"})
+    assert answer.status == 415
+    assert b"text/plain; send application/json or an image, raw or as multipart/form-data" in answer.body
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/process-image"])
 def test_a_key_repeats_no_image_in_another_format(worker: Any, path: str) -> None:
     """What was accepted is part of a request; the first is repeated in its own."""
     request = {"image": text(picture()), "operations": HALF}

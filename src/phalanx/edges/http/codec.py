@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import re
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 import numpy as np
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
-from phalanx.contract.images import MAX_IMAGES
+from phalanx.edges.http.forms import MAX_FORM_FIELDS, read_form
 from phalanx.edges.json_body import BodyDecoder, decode_json, invalid, too_large
 from phalanx.errors import InvalidRequest, UnsupportedMediaType
 from phalanx.operations import Body, Kind, Operation
@@ -23,7 +21,6 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 OCTETS = "application/octet-stream"
-MAX_FORM_FIELDS = 64
 VECTORS_HEADER = struct.Struct("<III")
 
 
@@ -123,7 +120,7 @@ class RequestCodec:
         if self._may_be_empty:
             # What is not there has no type; whether something is, decoding will tell.
             return Body.JSON
-        raise self._unsupported(kind)
+        raise unsupported(kind, bodies)
 
     def line(self, data: bytes) -> Any:
         """Decode one message of a stream."""
@@ -137,7 +134,7 @@ class RequestCodec:
             if not data:
                 data = b"{}"
             elif not is_json(media_type(headers)):
-                raise self._unsupported(media_type(headers))
+                raise unsupported(media_type(headers), self._operation.bodies)
         if kind is Body.JSON and not params and not query:
             return await self._json.decode(data)
         fields = once(parse_query(query), params)
@@ -154,10 +151,6 @@ class RequestCodec:
         except msgspec.ValidationError as error:
             raise invalid(error) from None
 
-    def _unsupported(self, kind: str) -> UnsupportedMediaType:
-        wanted = " or ".join(_MEDIA[body] for body in self._operation.bodies)
-        return UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
-
     def _typed(self, name: str, text: str) -> Any:
         """Return a field of path or query, where all is text, as the type that a body would have it in."""
         wanted = self._types.get(name, str)
@@ -173,6 +166,12 @@ _MEDIA = {
     Body.IMAGE: "an image, raw or as multipart/form-data",
     Body.VECTORS: OCTETS,
 }
+
+
+def unsupported(kind: str, bodies: Iterable[Body]) -> UnsupportedMediaType:
+    """Word the refusal of a content type where others are read."""
+    wanted = " or ".join(_MEDIA[body] for body in bodies)
+    return UnsupportedMediaType(f"the content type is {kind or 'missing'}; send {wanted}")
 
 
 def parse_query(query: bytes) -> dict[str, Any]:
@@ -209,7 +208,8 @@ async def decode_image(
 
     Fields that are lists or objects are JSON there.
     """
-    files, others = await _parts(data, headers)
+    is_form = media_type(headers) == "multipart/form-data"
+    files, others = await read_form(data, headers) if is_form else ([data], {})
     fields = once(fields, others)
     if len(files) == 1 and "image" in request.__struct_encode_fields__:
         fields["image"] = files[0]
@@ -243,40 +243,6 @@ def _structured(request: type[msgspec.Struct]) -> frozenset[str]:
 
 
 _STRUCTURED = (msgspec.inspect.CollectionType, msgspec.inspect.StructType, msgspec.inspect.DictType)
-
-
-async def _parts(data: bytes, headers: dict[bytes, bytes]) -> tuple[list[bytes], dict[str, Any]]:
-    """Return the files of a form, in order, and its other fields. A body that is no form is one file."""
-    if media_type(headers) != "multipart/form-data":
-        return [data], {}
-
-    async def whole() -> Any:
-        yield data
-
-    parser = MultiPartParser(
-        Headers(raw=list(headers.items())),
-        whole(),
-        max_files=MAX_IMAGES,
-        max_fields=MAX_FORM_FIELDS,
-        max_part_size=len(data) + 1,
-    )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        raise InvalidRequest(f"the form cannot be read: {error}") from None
-    files: list[bytes] = []
-    fields: dict[str, Any] = {}
-    try:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                files.append(await value.read())
-            elif name in fields:
-                raise InvalidRequest(f"the form names {name!r} twice", param=name)
-            else:
-                fields[name] = value
-    finally:
-        await form.close()
-    return files, fields
 
 
 def decode_vectors(request: type[msgspec.Struct], data: bytes, fields: dict[str, Any]) -> Any:

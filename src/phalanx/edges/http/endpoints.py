@@ -22,6 +22,7 @@ from phalanx.edges.http.codec import (
     parse_query,
     read_lines,
     read_whole,
+    unsupported,
 )
 from phalanx.edges.http.cors import VARY
 from phalanx.edges.http.dialects import DialectRoute
@@ -29,7 +30,7 @@ from phalanx.edges.http.exchange import Exchange
 from phalanx.edges.http.image_answers import as_accepted, wants_image
 from phalanx.edges.http.problems import problem_of
 from phalanx.edges.json_body import BodyDecoder, encode_json
-from phalanx.errors import InvalidRequest, PhalanxError, UnsupportedMediaType
+from phalanx.errors import InvalidRequest, PhalanxError
 from phalanx.operations import Body, Entrance, Kind, Operation, Stream, call
 from phalanx.services.ticket import Call
 
@@ -123,7 +124,7 @@ class DialectEndpoint:
             as_image = Body.IMAGE in self._operation.bodies and is_image(kind)
             as_raw = as_image or as_vectors
             if not as_raw and route.strict_media_type and kind != "application/json" and not kind.endswith("+json"):
-                raise UnsupportedMediaType(f"the content type is {kind or 'missing'}; send application/json")
+                raise unsupported(kind, self._operation.bodies)
             check_encoding(exchange.headers)
             check_length(exchange.headers, self._max_body_bytes)
             data = await read_whole(exchange.chunks(), self._max_body_bytes)
