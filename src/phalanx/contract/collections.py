@@ -36,7 +36,7 @@ class RangeOf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a payload's field must be: a `match` or a `range`, one of them."""
+    """What a field of the payload must be: either a `match` or a `range`."""
 
     key: PayloadKey
     match: MatchOf | None = None
@@ -67,8 +67,8 @@ class VectorsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 class TextsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="texts"):
     """What made the vectors of a collection of texts. They are of unit length.
 
-    Texts are cut to `max_tokens`; those that are kept go in behind the model's prompt `document_prompt`, those that are
-    searched for behind `query_prompt`, where it has such.
+    Texts are cut to `max_tokens`. If the model has prompts, `document_prompt` is put before texts that are kept, and
+    `query_prompt` before texts that are searched for.
     """
 
     model: str
@@ -84,9 +84,9 @@ class TextsContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="te
 
 
 class FacesContract(Struct, frozen=True, kw_only=True, tag_field="kind", tag="faces"):
-    """What made the vectors of a collection of faces: the network, how faces were cut out for it, and who found them.
+    """What made the vectors of a collection of faces: the network, how faces are cut out for it, and the detector.
 
-    Two faces are of one person when their euclidean distance is at most, or their cosine at least, `threshold`.
+    Two faces count as one person's when their euclidean distance is at most `threshold`, or their cosine at least that.
     """
 
     model: str
@@ -105,9 +105,9 @@ Contract = VectorsContract | TextsContract | FacesContract
 
 
 class ListCollectionsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for collections, in order of their names, from the one behind `after`.
+    """Ask for collections in order of their names, beginning after the name `after`.
 
-    `organisation` is for administrators of the installation, who see those of all without it; others see their own.
+    `organisation` is for administrators of the installation, who without it see those of all; others see their own.
     """
 
     after: Annotated[str, Meta(max_length=512)] = ""
@@ -116,10 +116,10 @@ class ListCollectionsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class CreateCollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a collection of `vectors` of the caller's own, of `texts` or of `faces`.
+    """Ask for a collection: of `vectors` of the caller's own, of `texts`, or of `faces`.
 
-    `dimensions` and `metric` (cosine unless given) go with vectors; texts and faces have those of their `model`, the
-    worker's default unless given. Faces are found by `detector`, one of the operator's own by its name, else the default.
+    `dimensions` and `metric` (cosine unless given) are for vectors. Texts and faces take both from their `model`, by default
+    the worker's. Faces are found by `detector`: one that the operator added, by its name, or else the default.
     """
 
     name: CollectionName
@@ -132,7 +132,7 @@ class CreateCollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class CollectionRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name a collection. `organisation` is for administrators of the installation; others name their own."""
+    """Name a collection. `organisation` is for administrators of the installation; others can name only their own."""
 
     name: CollectionName
     organisation: Id | None = None
@@ -155,7 +155,7 @@ class CollectionView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ListCollectionsResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Collections; `next` is what to ask `after` for those behind, absent at the end."""
+    """Collections; `next` is what to send as `after` for those that follow, absent at the end."""
 
     collections: list[CollectionView]
     next: str | None = None
@@ -168,11 +168,12 @@ class DeleteCollectionResponse(Struct, frozen=True, kw_only=True):
 
 
 class ReembedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a collection to move to a model that serves now: `model`, or the one it has, or the default.
+    """Ask for a collection to be moved to a model that serves now: `model`, or the one it has, or the default.
 
-    Of several versions that serve at once it is `version`, or the one with most weight. One of texts moves by itself. One
-    of faces, to `detector` too if it is to be another one, needs its images: `images` says that they are coming, each to
-    `faces/reembed`, or that they are complete, and what has not arrived is left out.
+    Of several versions that serve at once, `version` chooses one; without it, it is the one with most weight. A collection of
+    texts is then moved by the worker. One of faces, which may also be moved to another `detector`, needs its images:
+    `images` says that they are `coming`, each by a call of `faces/reembed`, or that they are `complete`, so that faces whose
+    images have not arrived are left out.
     """
 
     name: CollectionName
@@ -193,8 +194,9 @@ class ReembedStatusRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ReembedView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a collection has moved to another model.
 
-    `state`: settled when it does not move, moving while this worker moves it, halted when nothing does here: asked once
-    more, it goes on where it was; waiting when it needs images. `moved` of `points` have arrived. `error` is what it waits for, or what ended it.
+    `state` is `settled` when it does not move; `moving` while this worker moves it; `halted` when no worker does, until it is
+    asked for again; `waiting` when it needs images. `moved` of `points` have arrived. `error` says what it waits for, or what
+    ended it.
     """
 
     name: str

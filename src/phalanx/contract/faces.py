@@ -27,11 +27,12 @@ QualityReason = Literal["blurred", "dark", "bright", "turned", "nodding", "small
 class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, to find faces in.
 
-    `max_faces` keeps the largest. `detector`: full sees faces from a fifteenth of the image's longer side on, and half of
-    those of a twentieth; short is for near ones such as selfies. Auto is full, short where that sees none, full upside down
-    where that sees none either, and full over halves of the image where there are none or small ones, which are then seen
-    from a twenty-fifth. Tiled is full over the image and over small parts of it: faces from about 24 pixels in an image of
-    at most 2,048, for fifty times the work. The name of a detector of the operator's own, such as a YuNet, has that one look.
+    `max_faces` keeps the largest. `detector` says how the image is searched. `full` sees faces from a fifteenth of the image's
+    longer side on, and half of those of a twentieth. `short` is for near faces, such as selfies. `auto` is `full`; where that
+    sees no face, `short`, then `full` with the image upside down; and where there is no face or only small ones, `full` over
+    halves of the image too, which sees faces from a twenty-fifth on. `tiled` is `full` over the image and over small parts of
+    it: it sees faces from about 24 pixels in an image of at most 2,048, for fifty times the work. The name of a detector that
+    the operator added, such as a YuNet, uses that one.
     """
 
     image: ImageInput | None = None
@@ -61,10 +62,10 @@ class Landmarks(Struct, frozen=True, kw_only=True):
 
 
 class QualityMeasures(Struct, frozen=True, kw_only=True):
-    """How good a picture of a face is. Measures are 0 (useless) to 1; the pose is in degrees.
+    """How good the picture of a face is. Measures are 0 (useless) to 1; the pose is in degrees.
 
     `yaw` is positive when the nose points to the right border, `pitch` when it points down; both are estimates from six
-    landmarks. `reasons` says what is wanting.
+    landmarks. `reasons` names what is not good enough.
     """
 
     sharpness: float
@@ -79,7 +80,7 @@ class QualityMeasures(Struct, frozen=True, kw_only=True):
 
 
 class FoundFace(Struct, frozen=True, kw_only=True):
-    """A face. `confidence` is the detector's, 0 to 1; `roll` the lean of the head clockwise, degrees.
+    """A face. `confidence` is the detector's, 0 to 1; `roll` is how far the head leans clockwise, in degrees.
 
     `quality`, 0 to 1, is the weighted geometric mean of the `measures`: sharpness 0.25, pose and size 0.2, completeness
     0.15, exposure and detection 0.1.
@@ -94,9 +95,9 @@ class FoundFace(Struct, frozen=True, kw_only=True):
 
 
 class DetectResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The faces of one image from left to right, or the error that it came to; its upright size in pixels.
+    """The faces of one image from left to right, with the upright image's size in pixels; or the error for this image.
 
-    `cached` says whether it had been looked at before.
+    `cached` says whether the answer came from the cache.
     """
 
     faces: list[FoundFace] | None = None
@@ -107,9 +108,9 @@ class DetectResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DetectResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one `image` its `faces`, from left to right; of `images` the `results` in their order.
+    """For one `image`, its `faces` from left to right; for `images`, the `results` in their order.
 
-    `landmarks_estimated` names the landmarks that the detector does not see but that follow from others.
+    `landmarks_estimated` names the landmarks that the detector does not see, but that are estimated from others.
     """
 
     model: str
@@ -125,8 +126,8 @@ class DetectResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class EmbedFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, whose faces are to become vectors.
 
-    `face` is the largest one, all, or a number in the order of detection, from left to right, 0 the first. An `aligned`
-    image is a face already cut out as the model wants it: nothing is detected, and it is scaled to the model's size.
+    `face` is `largest`, `all`, or a number: faces count from left to right, from 0. With `aligned` the image is a face that was
+    already cut out as the model wants it: nothing is detected, and it is scaled to the model's size.
     """
 
     image: ImageInput | None = None
@@ -149,7 +150,7 @@ class EmbeddedFace(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedFacesResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The vectors of one image's faces, or the error that it came to; `cached` as in `DetectResult`."""
+    """The vectors of one image's faces, or the error for this image; `cached` as in `DetectResult`."""
 
     faces: list[EmbeddedFace] | None = None
     cached: bool | None = None
@@ -157,11 +158,11 @@ class EmbedFacesResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one image the `embedding` of one face, or with `face` all its `faces`; of `images` the `results`.
+    """For one `image`, the `embedding` of one face, or all its `faces` where `face` is `all`; for `images`, the `results`.
 
-    Two faces count as one person's when their `metric` is at most (euclidean) or at least (cosine) `threshold`;
-    `threshold_meaning` says what that was measured on. `landmarks_estimated` is as in `DetectResponse`; aligned images have
-    none.
+    Two faces count as one person's when their distance is at most `threshold` (metric euclidean), or their cosine at least that.
+    `threshold_meaning` says what the threshold was measured on. `landmarks_estimated` is as in `DetectResponse`; aligned images
+    have none.
     """
 
     model: str
@@ -181,7 +182,7 @@ class EmbedFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CompareFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two images, of each of which the largest face is compared."""
+    """Two images; the largest face of each is compared."""
 
     images: Annotated[list[ImageInput], Meta(min_length=2, max_length=2)]
     model: str | None = None
@@ -190,9 +191,9 @@ class CompareFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class CompareFacesResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether two faces are one person's: `same` is whether `distance` is at most `threshold`.
+    """Whether two faces are one person's: `same` is true when `distance` is at most `threshold`.
 
-    The distance is Euclidean, or, where the metric is cosine, 1 less the cosine; the threshold is in the same terms.
+    The distance is Euclidean; where the metric is cosine it is 1 minus the cosine. The threshold is given in the same terms.
     """
 
     distance: float

@@ -36,9 +36,9 @@ Metadata = Annotated[dict[str, Any], Meta(description="What else is to be known 
 class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `image`, or up to 32 `images`, each with a face of the person.
 
-    `face`: the largest one; the only one, where an image with several is refused; or a number from left to right, 0 the
-    first. A face whose quality is below `min_quality`, or one of its measures below half of that, is refused with what is
-    wanting; 0 refuses none. The same face of the same image twice is one face, with the `metadata` of the last time.
+    `face` is `largest`; `only`, which refuses an image with several faces; or a number, counted from left to right from 0. A
+    face is refused, with the reasons, when its quality is below `min_quality` or one of its measures is below half of that; 0
+    refuses none. Enrolling the same face of the same image twice keeps one face, with the later `metadata`.
     """
 
     name: CollectionName
@@ -54,7 +54,7 @@ class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class EnrolledFace(Struct, frozen=True, kw_only=True):
-    """A face in a gallery: its `id`, as that of a point; from which image (SHA-256 of the file) and where in it; since when."""
+    """A face in a gallery: its `id`, which is also its point's; which image it is from (SHA-256 of the file) and where in it; since when."""
 
     id: str
     person_id: str
@@ -68,9 +68,9 @@ class EnrolledFace(Struct, frozen=True, kw_only=True):
 
 
 class EnrolResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The face that an image brought, or the error that it came to.
+    """The face that was enrolled from one image, or the error for this image.
 
-    `created` is false where it was there already. `measures` are those of the quality.
+    `created` is false where the face was there already. `measures` are those of its quality.
     """
 
     face: EnrolledFace | None = None
@@ -80,7 +80,7 @@ class EnrolResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EnrolResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one `image` its `face`; of `images` the `results` in their order. What is enrolled is on disk."""
+    """For one `image`, its `face`; for `images`, the `results` in their order. When the answer comes, the faces are on disk."""
 
     person_id: str
     model: str
@@ -91,7 +91,7 @@ class EnrolResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReembedFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bring an `image` that faces of a gallery were enrolled from, the same file, while the gallery moves to another network."""
+    """Bring an `image` from which faces of a gallery were enrolled, the same file, while the gallery moves to another network."""
 
     name: CollectionName
     image: ImageInput | None = None
@@ -99,9 +99,7 @@ class ReembedFacesRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ReembedFacesResponse(Struct, frozen=True, kw_only=True):
-    """Of the `faces` that were enrolled from the image, so many are `carried` now; of all `points` of the gallery so many
-    have `moved`.
-    """
+    """`carried` of the `faces` that were enrolled from this image have arrived; so have `moved` of all `points` of the gallery."""
 
     faces: int
     carried: int
@@ -110,11 +108,11 @@ class ReembedFacesResponse(Struct, frozen=True, kw_only=True):
 
 
 class IdentifyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One `image`, or up to 32 `images`, whose faces are to be found among those that are enrolled.
+    """One `image`, or up to 32 `images`, whose faces are to be looked for among the enrolled ones.
 
-    `face` as in enrolling, or all. `limit` is how many persons are named for each face. `threshold` stands in the place
-    of the collection's own: the most that a distance, the least that a cosine may be for one person. `filter` says which
-    faces are looked at, by `person_id` or `metadata`.
+    `face` is as in enrolling, or `all`. `limit` is how many persons are named for each face. `threshold` replaces the
+    collection's own: the largest distance, or the smallest cosine, that counts as one person. `filter` says among which faces
+    to search, by `person_id` or `metadata`.
     """
 
     name: CollectionName
@@ -130,8 +128,9 @@ class IdentifyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A person with the enrolled face that is nearest, and its `score`: the distance or cosine. `match` is whether that is
-    on the side of the threshold that stands for one person.
+    """A person, with the enrolled face of theirs that is nearest, and its `score`: the distance or the cosine.
+
+    `match` says whether the score is on the side of the threshold that counts as one person.
     """
 
     person_id: str
@@ -142,7 +141,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 
 class IdentifiedFace(Struct, frozen=True, kw_only=True):
-    """A face, who it is (`person_id`, null where nobody is near enough), and the nearest persons, nearest first."""
+    """A face; who it is (`person_id`, null where nobody is near enough); and the nearest persons, nearest first."""
 
     person_id: str | None
     candidates: list[Candidate]
@@ -153,17 +152,17 @@ class IdentifiedFace(Struct, frozen=True, kw_only=True):
 
 
 class IdentifyResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The faces of one image from left to right, or the error that it came to."""
+    """The faces of one image from left to right, or the error for this image."""
 
     faces: list[IdentifiedFace] | None = None
     error: ItemError | None = None
 
 
 class SearchMeaning(Struct, frozen=True, kw_only=True):
-    """What the threshold means among as many faces as were `compared`.
+    """What the threshold means when a face was compared with `compared` others.
 
-    `false_match_rate` is the most that one comparison with another person matches, as published for the model at this
-    threshold, and `false_positive_rate` how often a search for somebody who is not enrolled then finds somebody:
+    `false_match_rate` is an upper bound for how often one comparison with another person matches, as published for the model at
+    this threshold. `false_positive_rate` is how often a search for somebody who is not enrolled then finds somebody:
     1 − (1 − false_match_rate)^compared. Both are null where nothing was published.
     """
 
@@ -174,10 +173,10 @@ class SearchMeaning(Struct, frozen=True, kw_only=True):
 
 
 class IdentifyResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one `image` its `faces`; of `images` the `results` in their order; and by what they were told apart.
+    """For one `image`, its `faces`; for `images`, the `results` in their order; and the model, metric and threshold used.
 
-    `moved` is there while the gallery moves to another network and only the part of it that has arrived, 0 to 1, could be
-    looked at. `landmarks_estimated` is as in `DetectResponse`.
+    `moved` is present while the gallery moves to another network and only the part of it that has arrived, 0 to 1, could be
+    searched. `landmarks_estimated` is as in `DetectResponse`.
     """
 
     model: str
@@ -214,7 +213,7 @@ class ListPersonsResponse(Struct, frozen=True, kw_only=True):
 
 
 class PersonRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name a person of a gallery, for their faces from the one behind `after`."""
+    """Name a person of a gallery, to read their faces, beginning after the face `after`."""
 
     name: CollectionName
     id: PersonId
@@ -224,7 +223,7 @@ class PersonRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PersonResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A person's faces in an order of the store's own; `next` is what to ask `after` for those behind, absent at the end."""
+    """A person's faces, in the store's own order; `next` is what to send as `after` for those that follow, absent at the end."""
 
     id: str
     count: int
@@ -233,7 +232,7 @@ class PersonResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ForgetPersonRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name a person of a gallery of whom nothing is to be left."""
+    """Name a person of a gallery, all of whose faces are to be deleted."""
 
     name: CollectionName
     id: PersonId
@@ -241,7 +240,7 @@ class ForgetPersonRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ForgetPersonResponse(Struct, frozen=True, kw_only=True):
-    """The person that is gone, and how many faces of them there were."""
+    """The person that is gone, and how many faces of theirs there were."""
 
     id: str
     deleted: int

@@ -18,8 +18,8 @@ class CreateJobRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Queue an operation with its request.
 
     `queue` is one of the installation's, by default its first. Jobs without a priority (0) go first, then 1, 2 and so on.
-    `attempts` is how often it is tried that fails for want of something here. Under one `idempotency_key` a caller has
-    one job. `webhook` is a URL that is told of the job's end, signed; see `docs/queue.md`.
+    `attempts` is how often a job is tried that fails through no fault of its request. A caller has one job for each
+    `idempotency_key`. `webhook` is a URL that is told, with a signature, when the job has ended; see `docs/queue.md`.
     """
 
     operation: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -65,9 +65,9 @@ class JobProgress(Struct, frozen=True, kw_only=True):
 
 
 class JobView(Struct, frozen=True, kw_only=True):
-    """A job as it is now. Times are epoch seconds; `result` is the operation's response; `attempts` failed before.
+    """A job as it is now. Times are epoch seconds; `result` is the operation's response; `attempts` have failed so far.
 
-    `progress` is of the latest attempt that has reported any.
+    `progress` is that of the latest attempt that has reported any.
     """
 
     id: str
@@ -84,7 +84,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 
 
 class JobNoticeData(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job that has ended, as its webhook says it: with its result, unless that is large, or why it failed."""
+    """A job that has ended, as told by its webhook: with its result, unless that is large, or with why it failed."""
 
     id: str
     operation: str

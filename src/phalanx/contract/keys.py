@@ -43,11 +43,11 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
 
 
 class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a new key. `email` is of whoever it is for, by default the caller's own.
+    """Ask for a new key, for the person with the address `email`, by default the caller.
 
-    `organisation` is for an administrator of the installation; without it the key belongs to the one named as `email`,
-    which is made if need be, or without either to the administrator's own. Anybody else's new key belongs to their own organisation. Without `tier` it has the
-    organisation's, or the caller's own.
+    An administrator of the installation may name the key's `organisation`. Without it the key belongs to the organisation that
+    has `email` as its name, which is created if need be, or, without `email` too, to the administrator's own. The key of any
+    other caller belongs to the caller's own organisation. Without `tier` it has the organisation's, or the caller's own.
     """
 
     email: Email | None = None
@@ -103,7 +103,7 @@ class RevokeKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RotateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name the key to replace. The old text goes on being accepted for `grace_seconds`."""
+    """Name the key to replace. The old one is still accepted for `grace_seconds`."""
 
     id: Id
     grace_seconds: Annotated[int, Meta(ge=0, le=30 * 86400)] = 0

@@ -88,7 +88,7 @@ def test_the_reference_page_explains_every_type(document: Document) -> None:
     linked = set(re.findall(r'href="#([^"]+)"', page))
     assert linked <= set(ids)
     assert {"type-FoundFace", "type-Landmarks", "faces.detect", "errors"} <= {*linked, *ids}
-    assert "The name of a detector of the operator's own, such as a YuNet," in re.sub(r"\s+", " ", page)
+    assert "The name of a detector that the operator added, such as a YuNet," in re.sub(r"\s+", " ", page)
     assert "&#x27;$ref" not in page
     assert "-F images=@one.jpg" in page
     assert "/faces?person_id=PERSON_ID" in page
