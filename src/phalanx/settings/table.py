@@ -68,7 +68,7 @@ class Settings:
     grpc_port: Annotated[int | None, Variable("GRPC_PORT", port_or_off, "port of the gRPC edge, on APP_HOST too; 0 takes a free one")] = None
     app_host: Annotated[str, Variable("APP_HOST", text, "address to listen on")] = "127.0.0.1"
     workers: Annotated[int, Variable("WORKERS", integer(1, 256), "worker processes")] = 1
-    worker_timeout_secs: Annotated[float, Variable("WORKER_TIMEOUT_SECS", number(1, 3600), "of several workers, one whose event loop has not turned for so many seconds is killed and replaced")] = 10.0
+    worker_timeout_secs: Annotated[float, Variable("WORKER_TIMEOUT_SECS", number(1, 3600), "seconds after which one of several workers is killed and replaced if its event loop does not turn")] = 10.0
     services: Annotated[tuple[ServiceName, ...], Variable("SERVICES", services, "what this worker serves, by comma: text, faces (face-detection, face-embedding), images (image-processing), vectors (similarity, collections) [all]")] = ()
     app_env: Annotated[str, Variable("APP_ENV", choice("development", "production", "test"), "production refuses unsafe settings")] = "development"
     app_name: Annotated[str, Variable("APP_NAME", text, "name shown in the reference page")] = "Phalanx"
@@ -82,7 +82,7 @@ class Settings:
     # Limits of a request
     max_concurrent_requests: Annotated[int, Variable("MAX_CONCURRENT_REQUESTS", integer(1, 100_000), "computed calls under way at once; past it 503")] = 100
     max_streams: Annotated[int, Variable("MAX_STREAMS", integer(1, 100_000), "streams open at once; past it 503")] = 256
-    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", integer(10, 3_600_000), "milliseconds a computed call may take, as often again for every 256 texts or 4 images beyond the first; past it 504")] = 5000
+    request_timeout_ms: Annotated[int, Variable("REQUEST_TIMEOUT", integer(10, 3_600_000), "milliseconds that a computed call may take, and once more for every 256 texts or 4 images beyond the first; past it 504")] = 5000
     server_read_timeout_secs: Annotated[float, Variable("SERVER_READ_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds for a request's head, and for a stall in its body")] = 15.0
     server_write_timeout_secs: Annotated[float, Variable("SERVER_WRITE_TIMEOUT_SECS", number(0.1, MINUTES_10), "seconds a reader may stall between two writes")] = 30.0
     server_idle_timeout_secs: Annotated[float, Variable("SERVER_IDLE_TIMEOUT_SECS", number(0.1, 3600), "seconds an idle connection is kept")] = 120.0
@@ -116,13 +116,13 @@ class Settings:
     enforce_paid_limits: Annotated[bool, Variable("ENFORCE_PAID_LIMITS", flag, "make the paid tiers' limits hard")] = False
     tiers_file: Annotated[Path | None, Variable("TIERS_FILE", path, "TOML file that changes the table of tiers: [free] requests_per_minute, burst, concurrency, monthly_requests, hard")] = None
     rate_limit_enabled: Annotated[bool, Variable("RATE_LIMIT_ENABLED", flag, "limit the rate of free and anonymous callers")] = True
-    rate_limit_requests_per_minute: Annotated[int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", integer(1, 10**9), "their sustained rate")] = 60
+    rate_limit_requests_per_minute: Annotated[int, Variable("RATE_LIMIT_REQUESTS_PER_MINUTE", integer(1, 10**9), "sustained rate of free and anonymous callers")] = 60
     rate_limit_burst: Annotated[int, Variable("RATE_LIMIT_BURST", integer(0, 10**9), "how many of their requests may come at once; 0 counts as 1")] = 20
 
     # Stores
     database_url: Annotated[Secret | None, Variable("DATABASE_URL", database_url, "database: postgresql://user:password@host/name, or sqlite:///path [SQLite in DATA_DIR]")] = None
     database_max_connections: Annotated[int, Variable("DATABASE_MAX_CONNECTIONS", integer(1, 1000), "connections to PostgreSQL at most, in each worker")] = 20
-    database_min_connections: Annotated[int, Variable("DATABASE_MIN_CONNECTIONS", integer(0, 1000), "of them kept open")] = 5
+    database_min_connections: Annotated[int, Variable("DATABASE_MIN_CONNECTIONS", integer(0, 1000), "connections to PostgreSQL that are kept open")] = 5
     redis_url: Annotated[Secret | None, Variable("REDIS_URL", redis_url, "Redis for counters, permits and news between workers; needs maxmemory-policy noeviction")] = None
     redis_cache_url: Annotated[Secret | None, Variable("REDIS_CACHE_URL", redis_url, "Redis, or database number, for cached vectors and results, which may be evicted [REDIS_URL]")] = None
     qdrant_url: Annotated[Secret | None, Variable("QDRANT_URL", qdrant_url, "Qdrant server for collections: http://host or https://host; its gRPC port is 6334 unless one is given [Qdrant Edge in DATA_DIR, for one worker]")] = None
@@ -139,18 +139,18 @@ class Settings:
     queues: Annotated[tuple[QueueSpec, ...], Variable("QUEUES", queues, "BullMQ queues that `phalanx work` takes jobs from, by comma: name, prefix:name, or name=key-id, whose jobs run as that key unless they have a token")] = ()
     queue_job_map: Annotated[Mapping[str, JobMapping], Variable("QUEUE_JOB_MAP", job_map, "names and fields of an application's own jobs, JSON: {\"job name\": {\"operation\": …, \"fields\": {\"theirs\": \"ours\"}, \"defaults\": {…}, \"dropped\": […]}}")] = dataclasses.field(default_factory=dict)
     queue_concurrency: Annotated[int, Variable("QUEUE_CONCURRENCY", integer(1, 1000), "jobs of each queue under way at once")] = 20
-    queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that failed for want of something here, unless its producer says")] = 5
+    queue_attempts: Annotated[int, Variable("QUEUE_ATTEMPTS", integer(1, 1000), "how often a job is tried that fails through no fault of its request, unless its producer sets attempts")] = 5
     webhook_secret: Annotated[tuple[Secret, ...], Variable("WEBHOOK_SECRET", webhook_secrets, "secrets that sign webhooks, by comma, so that one can follow another: whsec_ and base64 of 24 to 64 bytes, or as many characters; without one there are no webhooks")] = ()
     webhook_allow: Annotated[tuple[str, ...], Variable("WEBHOOK_ALLOW", webhook_hosts, "hosts that webhooks may be sent to, by comma; a leading dot admits subdomains, host:port another port than 80 and 443")] = ()
     webhook_networks: Annotated[tuple[Network, ...], Variable("WEBHOOK_NETWORKS", inner_networks, "networks, by comma, that hosts of WEBHOOK_ALLOW may be in besides the open internet, such as 10.0.0.0/8")] = ()
 
     # Remote services
     text_url: Annotated[tuple[ServiceUrl, ...], Variable("TEXT_URL", service_urls, "workers that run the calls about text in place of this one, by comma: grpc://host:port or grpcs://host:port")] = ()
-    faces_url: Annotated[tuple[ServiceUrl, ...], Variable("FACES_URL", service_urls, "the same for calls about faces, galleries excepted")] = ()
-    images_url: Annotated[tuple[ServiceUrl, ...], Variable("IMAGES_URL", service_urls, "the same for calls about images")] = ()
-    vectors_url: Annotated[tuple[ServiceUrl, ...], Variable("VECTORS_URL", service_urls, "the same for calls about vectors, collections excepted")] = ()
-    collections_url: Annotated[tuple[ServiceUrl, ...], Variable("COLLECTIONS_URL", service_urls, "the same for collections and galleries, which are kept there then; SERVICE_KEY must be an administrator's there")] = ()
-    service_key: Annotated[Secret, Variable("SERVICE_KEY", Secret, "API key by which this worker calls those; best of an organisation of its own")] = NO_SECRET
+    faces_url: Annotated[tuple[ServiceUrl, ...], Variable("FACES_URL", service_urls, "as TEXT_URL, for calls about faces, galleries excepted")] = ()
+    images_url: Annotated[tuple[ServiceUrl, ...], Variable("IMAGES_URL", service_urls, "as TEXT_URL, for calls about images")] = ()
+    vectors_url: Annotated[tuple[ServiceUrl, ...], Variable("VECTORS_URL", service_urls, "as TEXT_URL, for calls about vectors, collections excepted")] = ()
+    collections_url: Annotated[tuple[ServiceUrl, ...], Variable("COLLECTIONS_URL", service_urls, "as TEXT_URL, for collections and galleries, which are then kept there; SERVICE_KEY must be an administrator's there")] = ()
+    service_key: Annotated[Secret, Variable("SERVICE_KEY", Secret, "API key with which this worker calls those workers; best of an organisation of its own")] = NO_SECRET
     service_tls_ca_file: Annotated[Path | None, Variable("SERVICE_TLS_CA_FILE", path, "certificates, PEM, that sign those of grpcs:// workers [the system's]")] = None
     service_tls_cert_file: Annotated[Path | None, Variable("SERVICE_TLS_CERT_FILE", path, "certificate chain, PEM, that this worker shows them (mutual TLS)")] = None
     service_tls_key_file: Annotated[Path | None, Variable("SERVICE_TLS_KEY_FILE", path, "its private key, PEM")] = None
@@ -158,17 +158,17 @@ class Settings:
     # Tokens
     jwt_secret: Annotated[Secret | None, Variable("JWT_SECRET", Secret, "signs access tokens: 32 characters or more (HS256), or an Ed25519 private key, PEM (EdDSA) [made in DATA_DIR; production wants it set]")] = None
     jwt_previous_secrets: Annotated[tuple[Secret, ...], Variable("JWT_PREVIOUS_SECRETS", secrets, "former secrets, by comma, whose tokens are still accepted")] = ()
-    jwt_issuer: Annotated[str, Variable("JWT_ISSUER", text, "who issues the tokens, and whom they are for")] = "phalanx"
+    jwt_issuer: Annotated[str, Variable("JWT_ISSUER", text, "issuer and audience of the tokens")] = "phalanx"
     jwt_access_ttl_secs: Annotated[int, Variable("JWT_ACCESS_TTL_SECS", integer(10, 86_400), "seconds an access token lives")] = 900
     jwt_refresh_ttl_secs: Annotated[int, Variable("JWT_REFRESH_TTL_SECS", integer(60, 10**8), "seconds a session lives after its latest refresh")] = 1_209_600
-    signup: Annotated[str, Variable("SIGNUP", choice("open", "closed"), "closed leaves it to administrators to make users")] = "open"
+    signup: Annotated[str, Variable("SIGNUP", choice("open", "closed"), "open, or closed: only administrators make users")] = "open"
 
     # Edge
     allowed_origins: Annotated[tuple[str, ...], Variable("ALLOWED_ORIGINS", origins, "origins whose web pages may call, by comma; * is all")] = ()
-    cors_allow_credentials: Annotated[bool, Variable("CORS_ALLOW_CREDENTIALS", flag, "let those pages send cookies and credentials; not with *")] = False
-    cors_allow_headers: Annotated[tuple[str, ...], Variable("CORS_ALLOW_HEADERS", words, "request headers that they may send, by comma; * is all")] = ("authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id")
-    cors_expose_headers: Annotated[tuple[str, ...], Variable("CORS_EXPOSE_HEADERS", words, "response headers that they may read, by comma")] = ("etag", "idempotency-replayed", "ratelimit", "ratelimit-policy", "retry-after", "server-timing", "x-model", "x-model-version", "x-quota-warning", "x-ratelimit-degraded", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id", "x-simulated")
-    cors_allow_methods: Annotated[tuple[str, ...], Variable("CORS_ALLOW_METHODS", methods, "methods that they may use, by comma")] = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    cors_allow_credentials: Annotated[bool, Variable("CORS_ALLOW_CREDENTIALS", flag, "let web pages of ALLOWED_ORIGINS send cookies and credentials; not with *")] = False
+    cors_allow_headers: Annotated[tuple[str, ...], Variable("CORS_ALLOW_HEADERS", words, "request headers that those pages may send, by comma; * is all")] = ("authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id")
+    cors_expose_headers: Annotated[tuple[str, ...], Variable("CORS_EXPOSE_HEADERS", words, "response headers that those pages may read, by comma")] = ("etag", "idempotency-replayed", "ratelimit", "ratelimit-policy", "retry-after", "server-timing", "x-model", "x-model-version", "x-quota-warning", "x-ratelimit-degraded", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id", "x-simulated")
+    cors_allow_methods: Annotated[tuple[str, ...], Variable("CORS_ALLOW_METHODS", methods, "methods that those pages may use, by comma")] = ("GET", "POST", "PUT", "PATCH", "DELETE")
     trusted_proxy_ips: Annotated[tuple[Network, ...], Variable("TRUSTED_PROXY_IPS", networks, "addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, by comma")] = ()
     force_https: Annotated[bool, Variable("FORCE_HTTPS", flag, "redirect or refuse what did not come over TLS, probes excepted, and send HSTS")] = False
     request_id_header: Annotated[str, Variable("REQUEST_ID_HEADER", header, "header of the request id, in and out")] = "X-Request-Id"
