@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from phalanx.edges.fields import fold
@@ -118,6 +119,10 @@ class HttpEdge:
             exchange.dialect, exchange.envelope = endpoint.dialect, endpoint.envelope
             await endpoint.answer(exchange, params)
         except PhalanxError as error:
+            if not exchange.route and not isinstance(error, NotFound):
+                # Refused at the door, in the words of the route that was asked for.
+                with suppress(NotFound):
+                    exchange.envelope = self.routes.find(exchange.method, exchange.path).endpoint.envelope
             await self._fail(exchange, error)
         except (ClientLeft, asyncio.CancelledError) as left:
             exchange.tag = Cancelled.row.code

@@ -218,3 +218,19 @@ def test_a_trusted_proxy_s_word_on_tls_counts(serve: Any) -> None:
     for proxies in (None, ELSEWHERE):
         assert asked(serve, edge(https=HttpsOnly(), proxies=proxies), sent).status == 308
     assert "strict-transport-security" not in asked(serve, edge(proxies=LOOPBACK), sent).headers
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["in clear", "two keys"])
+def test_who_is_refused_at_the_door_is_told_in_the_routes_words(serve: Any, twice: bool) -> None:
+    """A client of a dialect reads its own envelope there too; on a path that is none the canonical one."""
+    app = edge() if twice else edge(https=HttpsOnly())
+    more = b"x-api-key: a\r\nx-api-key: b\r\n" if twice else b""
+    code = "invalid_request" if twice else "tls_required"
+    for path, code_of in (
+        ("/api/detect-face", '"error":{"code":"%s"'), ("/v1/embed", '"error":"%s"'), ("/v1/faces/detect", '"code":"%s"'),
+        ("/none", '"code":"%s"'),
+    ):  # fmt: skip
+        answer = asked(serve, app, head(path, "POST").replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n"), "POST")
+        assert answer.status == (400 if twice else 403)
+        assert (code_of % code).encode() in answer.body
+        assert ("problem" in answer.headers["content-type"]) == (path in ("/v1/faces/detect", "/none"))
