@@ -19,7 +19,6 @@ CLOSED = [row for row in ROWS.values() if row.scope != "open"]
 SCOPED = [row for row in WITH_EXAMPLE if row.scope not in (None, "open")]
 COMPUTED = ("text", "images", "faces", "vectors", "models", "example")
 """Nouns whose answers depend on the request alone, but for what is measured."""
-EMBED = ROWS["text.embed"]
 
 
 def names(rows: list[Operation]) -> list[str]:

@@ -48,12 +48,10 @@ from phalanx.settings import Settings
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.telemetry import Log, Metrics, RequestLog
 
-TIDY_EVERY_S = 3600.0
-
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A worker's parts, open. `load_models` is apart, since probes are answered while models load.
+    """A worker's parts, open. Models are loaded later, by `load_models`, since probes are answered meanwhile.
 
     `elsewhere` are the rows of services that this worker does not have.
     """
@@ -89,10 +87,11 @@ class App:
         return self.stores.limiter
 
     async def load_models(self, *, threads: int | None = None, only: Kind | None = None) -> None:
-        """Load the text model, warm it, and let the canary sing; then the face models that are here.
+        """Load the text model, warm it and check it by its canary; then the face models that are in the store.
 
-        What is missing is said by each call, and of the text model by /readyz too. `threads` is what an engine computes
-        on: by default as many as the CPU quota allows. `only` leaves out the other models.
+        A model that is missing raises nothing here: each call that needs it is refused, and without the text model /readyz
+        is false. `threads` is how many an engine computes on, by default as many as the CPU quota allows. `only` leaves out
+        the models of other kinds.
         """
         self.models.threads, self.models.only = threads, only
         self.closing.close_with(self.rollouts.close)
@@ -106,7 +105,7 @@ class App:
 async def build(settings: Settings, *, log: Log | None = None, is_serving: bool = False) -> AsyncIterator[App]:
     """Open a worker's parts, and close them in reverse. Migrates the database first.
 
-    Raises `SettingsError` and `Unavailable`. `is_serving` is for a worker; a command does without what only workers need.
+    Raises `SettingsError` and `Unavailable`. With `is_serving` they include what only a worker needs, and no command.
     """
     log = log or structlog.get_logger("phalanx")
     metrics, clock, open_calls = Metrics(), SystemClock(), OpenCalls()
@@ -177,7 +176,7 @@ def _kinds_of_jobs() -> dict[str, JobKind]:
 
 
 def _rows(around: Surroundings, stores: Stores) -> dict[str, Operation]:
-    """Return the table, in which rows that other workers run call there; these workers are dependencies then."""
+    """Return the table, with rows that other workers run replaced by calls to these, which become dependencies."""
     rows = table()
     if not around.settings.remote:
         return rows

@@ -91,13 +91,13 @@ class Operation:
 
     `scope` None admits any caller with a credential, `open` also those without one, who are limited by address. A row
     that is not `metered` is about keys, users and the like: it takes no quota and is not billed. One with `audit` is an
-    administrative act and leaves an entry in the audit log. `cache`: content means that the service keeps results by what
-    was sent; revalidate that a client may keep the answer and ask with its ETag; none that nobody may. `computed` rows
+    administrative act and leaves an entry in the audit log. `cache` is `content` where the service keeps results by what was
+    sent, `revalidate` where a client may keep the answer and ask again with its ETag, and `none` otherwise. `computed` rows
     count against MAX_CONCURRENT_REQUESTS and REQUEST_TIMEOUT. A row that `answers` with an image has a response with
-    `image` and `format`, and sends the image alone to who accepts only that. `status` is the HTTP status of an answer.
-    `max_body_bytes` stands in place of MAX_REQUEST_SIZE_BYTES unless that is set. `examples` are requests that work; the
-    docs show them and the edges' tests send them. `job_names` are what applications call fields in their jobs, by which these are
-    understood too. `run` returns an awaitable (unary) or an async iterator (streams).
+    `image` and `format`; a caller who accepts only images gets the image alone. `status` is the HTTP status of an answer.
+    `max_body_bytes` replaces MAX_REQUEST_SIZE_BYTES where the operator has not set that. `examples` are requests that work;
+    the docs show them and the edges' tests send them. A `job` row can be queued; `job_names` are other names for its fields,
+    used by applications in their jobs. `run` returns an awaitable (unary) or an async iterator (streams).
     """
 
     name: str
@@ -139,7 +139,7 @@ class Operation:
 
     @property
     def service(self) -> ServiceName | None:
-        """Which of a worker's services it is part of; None: of every worker, as what is about keys or the worker itself."""
+        """Which of a worker's services it is part of; None for what every worker has: rows about keys, usage or itself."""
         if self.path.startswith(COLLECTIONS_PATH):
             return "collections"
         return SERVICE_OF.get(self.name) or SERVICE_OF.get(self.noun)

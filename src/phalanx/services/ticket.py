@@ -24,12 +24,15 @@ class Task(NamedTuple):
 
 
 class Credential(NamedTuple):
-    """What a caller sent: a bearer token or API key, or nothing; `operator` is whoever may run the command line here.
+    """What a caller sent. `kind` says what `text` is:
 
-    `job` is the token that a queued job has of who queued it, if it has one, with the job as `task`; `queue` the id of the
-    key that a queue is bound to.
+    - `none`: nothing was sent;
+    - `key`: an API key or an access token;
+    - `operator`: nothing, as the caller is whoever may run the command line here;
+    - `job`: the token that a queued job, which is `task`, has of whoever queued it, or nothing;
+    - `queue`: the id of the key that a queue is bound to.
 
-    `address` is the caller's, for limiting those who are anonymous; both it and `user_agent` are kept of sessions.
+    `address` is the caller's, by which anonymous callers are limited. A session that is opened keeps it and `user_agent`.
     """
 
     kind: Literal["none", "key", "operator", "job", "queue"] = "none"
@@ -41,7 +44,7 @@ class Credential(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who that is. `subject` names whom limits count: the organisation, or an anonymous caller's address.
+    """Who calls. Limits are counted by `subject`: the organisation, or an anonymous caller's address.
 
     A key has a `key_id`; a user's session has `user_id`, `session_id` and the `role` in its organisation.
     """
@@ -58,7 +61,7 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether it is whoever may run the command line here."""
+        """Whether the call comes from the command line on this machine."""
         return self.tier == OPERATOR
 
 
@@ -119,9 +122,9 @@ Follow = Callable[[Step], None]
 class Ticket(msgspec.Struct, frozen=True):
     """Proof of admission. Only the gate makes one; it stays open until the last byte of the answer.
 
-    `deadline` is in seconds of the monotonic clock; `opened_at` in epoch seconds. `on_behalf_of` is whom the caller, a worker
-    that has its calls run by this one, says that it calls for. `followed_by` is told how far the call has come.
-    `is_job` says that the call may be delivered again under the same `id`, however it ends.
+    `deadline` is in seconds of the monotonic clock, `opened_at` in epoch seconds. `on_behalf_of` is set when the caller is a
+    worker that has its calls run by this one: the organisation that it says it calls for. `followed_by` is told how far the
+    call has come. `is_job` says that the call may be delivered again under the same `id`, however it ends.
     """
 
     id: str
@@ -161,10 +164,10 @@ class Ticket(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct):
     """One call under way, as its edge sees it: what it sent, and what became of it so far.
 
-    `fingerprint` is a digest of the request as sent; an edge that takes an `idempotency_key` sets it as it reads. `id`
-    is the ticket's, the event's and the lease's; `warning` says that a quota is passed which only warns. `deadline`, in
-    seconds of the monotonic clock, is the caller's own: that of a computed call's ticket is not later. `simulated` says that an answer which is repeated
-    was a stand-in's. `on_behalf_of` and `followed_by` are what the ticket says too.
+    `fingerprint` is a digest of the request as sent, which an edge sets while it reads a request with an `idempotency_key`. `id`
+    is that of the ticket, the usage event and the lease. `warning` says that a quota which only warns is exceeded. `deadline`,
+    in seconds of the monotonic clock, is the caller's own; the ticket of a computed call has it or an earlier one. `simulated`
+    says that an answer which is repeated came from a stand-in. `on_behalf_of` and `followed_by` are as in the ticket.
     """
 
     credential: Credential

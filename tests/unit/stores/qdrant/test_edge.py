@@ -79,15 +79,6 @@ async def fill(store: EdgeVectorStore, rows: Vector, first: int = 0) -> None:
         )
 
 
-async def until_built(store: EdgeVectorStore, *, at_least: int = 1) -> None:
-    async with asyncio.timeout(240):
-        while True:
-            in_index, is_building = await store.optimised("a")
-            if in_index >= at_least and not is_building:
-                return
-            await asyncio.sleep(0.1)
-
-
 async def until_building(store: EdgeVectorStore) -> None:
     async with asyncio.timeout(60):
         while not (await store.optimised("a"))[1]:  # noqa: ASYNC110
