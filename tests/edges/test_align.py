@@ -45,6 +45,8 @@ def test_a_chip_has_the_vector_of_the_face(worker: Any, path: str) -> None:
     answer = worker.post(path, {"image": PHOTO, "operations": DLIB})
     assert answer.status == 200, answer.body
     assert (answer.json["width"], answer.json["height"], answer.json["format"]) == (150, 150, "png")
+    assert answer.headers["x-model"] == "blazeface-full-range"
+    assert answer.headers["x-model-version"]
     chip = answer.json["image"]
     whole = worker.post("/v1/faces/embed", {"image": PHOTO}).json["embedding"]
     cut = worker.post("/v1/faces/embed", {"image": chip, "aligned": True}).json["embedding"]

@@ -88,7 +88,7 @@ class FaceFinder:
         looks = await self._intake.go_on(ticket, lambda: served.prepare(pixels))
         (faces,) = await submit(ticket, served.runner, [looks])
         (face,) = choose(faces, "largest")
-        ticket.meter.simulated = ticket.meter.simulated or served.is_simulated
+        ticket.meter.note_model(served)
         return face
 
 
