@@ -1,6 +1,7 @@
-"""The seams of Phalanx as Protocols, each with what happens when what stands behind it is down.
+"""The seams of Phalanx as Protocols. Each says what happens when what stands behind it is down.
 
-Every port has an in-process adapter (`stores/memory`) and a real one; `tests/ports` runs one suite on both.
+Every port has an adapter that needs no server (in `stores/memory`, or over SQLite) and one for a server; `tests/ports` runs
+one suite over both.
 """
 
 from __future__ import annotations

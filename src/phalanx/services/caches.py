@@ -1,4 +1,4 @@
-"""Caches one behind the other."""
+"""Two caches, one behind the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phalanx.ports.caches import V
 
 
 class TieredCache(Generic[V]):
-    """A `Cache` of two: what the first does not have, the second is asked for, in one call; the first keeps it."""
+    """A `Cache` made of two: what the first does not have is asked of the second, in one call, and then kept by the first."""
 
     def __init__(
         self,

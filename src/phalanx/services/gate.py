@@ -74,7 +74,7 @@ class Permits:
 
 
 class OpenCalls:
-    """When each call began that is still open: what the ledger is not complete without."""
+    """When each call that is still open began: before the oldest of them the ledger may be complete, after it cannot."""
 
     def __init__(self) -> None:
         self._opened: dict[str, float] = {}

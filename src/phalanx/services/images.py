@@ -24,7 +24,7 @@ from phalanx.services.ticket import Ticket
 T = TypeVar("T")
 
 FindFace = Callable[[Ticket, Pixels], Awaitable[Face]]
-"""Finds the face that `align` means; see `services.face_finding.FaceFinder.largest`."""
+"""Finds the face that `align` means; see `services.faces.finding.FaceFinder.largest`."""
 
 AT_ONCE = 2
 MAX_WAITING = 64

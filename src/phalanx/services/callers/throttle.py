@@ -17,9 +17,9 @@ REFRESH_BY_ADDRESS = Allowance(rate=RatePolicy(per_minute=120, burst=60))
 
 
 class Throttle:
-    """Takes one try of an account or an address, whatever becomes of it. All raise `RateLimited`.
+    """Counts a try against an account or an address, however it ends. All methods raise `RateLimited`.
 
-    Whoever keeps trying the passwords of an account keeps its owner out as well, for six seconds a try at most.
+    Somebody who keeps trying passwords of an account also keeps its owner out, by six seconds a try at most.
     """
 
     def __init__(self, limiter: Limiter, *, clock: Clock, new_id: Callable[[], str]) -> None:

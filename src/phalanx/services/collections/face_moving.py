@@ -1,9 +1,9 @@
-"""Faces on their way to another network: their images are asked for, since of these a gallery keeps the digests alone.
+"""Faces on their way to another network. A gallery keeps only the digests of its images, so these have to be brought.
 
-Whoever brings an image has the faces that were enrolled from it found again where they were, cut out and embedded as the next
-contract says. Each goes to the next place under the id that enrolling the image there would give it, with what was known of
-it besides, and with the id of the face that it comes from. The old place says what there is: what has gone from there by
-the time that a face arrives goes from the next one too.
+For each image that is brought, the faces that were enrolled from it are found again at their old positions, cut out and
+embedded as the next contract says. Each goes to the next place under the id that enrolling the image there would give it,
+with what else was known of it, and with the id of the face that it comes from. The old place is the truth: a face that has
+been deleted there by the time that its copy arrives is deleted from the next place too.
 """
 
 from __future__ import annotations

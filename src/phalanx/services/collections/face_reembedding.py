@@ -1,7 +1,7 @@
-"""Collections of faces that move to another network, while they go on answering: begun, fed with images, and ended.
+"""Collections of faces that move to another network while they go on answering: the move is begun, fed with images, and ended.
 
-The register says that a collection moves, and where to. Then its images are brought, by whoever has them, in any order, as
-often as one likes and after a stop of anybody; faces that are enrolled meanwhile reach both places. Once all have arrived the
+The register says that a collection moves, and where to. Then anybody who has its images brings them, in any order, as often
+as they like, whatever was stopped in between; faces that are enrolled meanwhile reach both places. Once all have arrived, the
 register names the next place in one step, and the old one is dropped.
 """
 

@@ -1,4 +1,4 @@
-"""Points on their way from one place to the next, which another model's vectors are for."""
+"""Points on their way from one place to the next, where they have another model's vectors."""
 
 from __future__ import annotations
 

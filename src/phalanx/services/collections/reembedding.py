@@ -1,8 +1,9 @@
-"""Collections of texts that move to another model, while they go on answering.
+"""Collections of texts that move to another model while they go on answering.
 
-What is written in the register says that a collection moves, and where to; from then on every write reaches both places.
-The copy has no state of its own: points that have arrived cost a look, so that one that was stopped, by `kill -9` too, is
-begun anew and soon is where it was. At the end the register names the next place in one step, and the old one is dropped.
+The register says that a collection moves, and where to; from then on every write reaches both places. The copying keeps no
+record of how far it is. A copy that was stopped, by `kill -9` too, starts again from the beginning, and soon is where it was,
+since points that have arrived already cost only a look. At the end the register names the next place in one step, and the
+old one is dropped.
 """
 
 from __future__ import annotations

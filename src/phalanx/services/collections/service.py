@@ -9,7 +9,7 @@
   points have moved meanwhile: for searches.
 - `await registry.write(ticket, name, work, kind=…)` runs `work(collection)`, and again while the collection moves to another
   place meanwhile, so that no write is lost: `work` must come to the same when it is done twice (an upsert, a delete).
-- `require_same(name, collection.contract, contracts.faces(model))` of `collection_contracts` raises `ContractMismatch` when
+- `require_same(name, collection.contract, contracts.faces(model))` of the module `contracts` raises `ContractMismatch` when
   another model serves than the collection is pinned to.
 - `registry.store` is the `VectorStore`.
 
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 class Collection(NamedTuple):
-    """A collection as it is known: its record, and what that says."""
+    """A collection: its record, and the contracts that the record holds as text."""
 
     record: CollectionRecord
     contract: Contract
@@ -217,7 +217,7 @@ class CollectionRegistry:
 
 
 class CollectionService:
-    """Collections as their organisation sees them: listed, made, looked at, done away with."""
+    """Collections as their organisation sees them: listed, created, shown and deleted."""
 
     def __init__(self, registry: CollectionRegistry, contracts: Contracts, clock: Clock) -> None:
         self._registry = registry

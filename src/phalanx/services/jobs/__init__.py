@@ -1,1 +1,1 @@
-"""Queued calls: what they may, how they stand, whom their end is told."""
+"""Queued calls: as whom they run, what becomes of them, and who is told of their end."""
