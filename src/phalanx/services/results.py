@@ -1,4 +1,4 @@
-"""What was computed of images: kept by all that decides it, and computed once for all who ask meanwhile."""
+"""What was computed of images: cached under a digest of all that it depends on, and computed once for callers who ask at once."""
 
 from __future__ import annotations
 

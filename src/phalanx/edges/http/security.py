@@ -1,4 +1,4 @@
-"""What every answer tells browsers to leave undone, and the rule that nothing is served in clear."""
+"""Headers that tell browsers what not to do with an answer, and the rule that nothing is served in clear."""
 
 from __future__ import annotations
 

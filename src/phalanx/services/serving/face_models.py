@@ -1,4 +1,4 @@
-"""The face models of this worker: one detector, and embedders by name."""
+"""The face models of this worker: detectors and embedders, each by name."""
 
 from __future__ import annotations
 

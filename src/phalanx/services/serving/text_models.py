@@ -1,4 +1,4 @@
-"""The models that this worker serves, by name and alias."""
+"""The text models of this worker, and the list of all its models."""
 
 from __future__ import annotations
 
