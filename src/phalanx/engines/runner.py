@@ -209,10 +209,11 @@ class Runner(Generic[P, R]):
         if not tokens or (not is_late and self._batcher.admits(tenant, tokens)):
             return
         seconds = min(60, max(1, math.ceil(waiting / rate))) if rate else 1
-        why = "would not come in time to" if is_late else "has no room for"
+        more = f"{tokens} more of this caller"
+        why = f"{more} would be computed too late" if is_late else f"there is no room for {more}"
         raise Overloaded(
-            f"the queue of {self._name!r} holds {waiting} tokens of {self._max_waiting_tokens} and {why} "
-            f"{tokens} more of this caller; try again in {seconds} s",
+            f"the queue of {self._name!r} holds {waiting} of {self._max_waiting_tokens} tokens, and {why}; "
+            f"try again in {seconds} s",
             retry_after_s=seconds,
         )
 

@@ -644,7 +644,7 @@ async def test_what_would_come_too_late_is_refused_at_once() -> None:
     await asyncio.wait([alone])
     bulk = ask("bulk", "one", math.inf, length=30_000)
     await queued(bulk)
-    with pytest.raises(Overloaded, match="would not come in time to 16 more of this caller; try again in 30 s"):
+    with pytest.raises(Overloaded, match="16 more of this caller would be computed too late; try again in 30 s"):
         await ask("late", "one", 40)
     asked = [ask("soon enough", "one", 50), ask("somebody else", "two", 40)]
     await queued(*asked)
