@@ -249,6 +249,7 @@ UNUSED = frozenset(
         "UPSTREAMS_FILE",
         "CONVERSATION_RETENTION_DAYS",
         "EQUATIONS_URL",
+        "VALIDATE_DEFAULT_MODE",
     }
 )
 """Names of the platform's wire that this version has no use for: setting one is pointed out, not silently accepted."""
