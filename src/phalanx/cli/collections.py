@@ -77,7 +77,9 @@ def list_collections(
         (one.name, one.kind, one.organisation, _contract(one) + (" → moving" if one.next_place else ""), one.place)
         for one in found
     ]
-    print_table(("name", "kind", "organisation", "contract", "place"), rows, spare=("place", "kind", "organisation"))
+    none = f"There are no collections{f' of {organisation}' if organisation else ''}."
+    head = ("name", "kind", "organisation", "contract", "place")
+    print_table(head, rows, spare=("place", "kind", "organisation"), none=none)
 
 
 @app.command(epilog="Example: phalanx collections show books")
@@ -183,7 +185,9 @@ def search(
         payload = msgspec.json.encode(match.payload).decode()
         cut = f"{payload[:SHOWN_CHARS]}…" if len(payload) > SHOWN_CHARS else payload
         rows.append((f"{match.score:.4f}", str(match.id), cut))
-    print_table(("score", "id", "payload"), rows, numbers=("score",))
+    print_table(
+        ("score", "id", "payload"), rows, numbers=("score",), none="No point is near, or the filter lets none through."
+    )
 
 
 @app.command(

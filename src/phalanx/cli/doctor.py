@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -84,9 +85,14 @@ def examine() -> Iterator[Finding]:
 
 def _folders(settings: Settings) -> Iterator[Finding]:
     existing = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
-    writable = os.access(existing, os.W_OK)
-    remedy = "" if writable else "make it writable, or set DATA_DIR to a folder that is"
-    yield Finding(writable, "data", f"{settings.data_dir} {'is' if writable else 'is not'} writable", remedy)
+    try:
+        # Nothing is left of it. Permissions alone do not say it: root has them all, also where nothing can be made.
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        remedy = "make it a folder that can be written to, or set DATA_DIR to one"
+        yield Finding(False, "data", f"{settings.data_dir} is not writable: {error.strerror}", remedy)
+    else:
+        yield Finding(True, "data", f"{settings.data_dir} is writable")
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
     yield Finding(

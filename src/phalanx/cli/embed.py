@@ -144,7 +144,7 @@ def embed(
       phalanx embed titles.csv.gz --column title --dimensions 128 -o titles.jsonl
       xzcat texts.xz | phalanx embed - -o texts.parquet --on-error skip
     """
-    path = None if file == STANDARD_INPUT else Path(file)
+    path = None if file == STANDARD_INPUT else _input(Path(file))
     kind = format_ or (InputFormat.TXT if path is None else input_format_of(path))
     decoding: Decoding = errors.value
     task = Task(
@@ -156,13 +156,17 @@ def embed(
     _embed(task, Console(stderr=True))
 
 
+def _input(path: Path) -> Path:
+    if not path.exists():
+        raise InvalidRequest(f"there is no file {str(path)!r}")
+    if path.is_dir():
+        raise InvalidRequest(f"{str(path)!r} is a folder; give one file")
+    return path
+
+
 def _check(task: Task) -> None:
     """Refuse, before anything is loaded, what cannot work."""
     path, output = task.source.path, task.output
-    if path is not None and not path.exists():
-        raise InvalidRequest(f"there is no file {str(path)!r}")
-    if path is not None and path.is_dir():
-        raise InvalidRequest(f"{str(path)!r} is a folder; give one file")
     if output.is_dir():
         raise InvalidRequest(f"{str(output)!r} is a folder; name a file in it")
     if not output.parent.is_dir():

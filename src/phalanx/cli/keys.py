@@ -89,7 +89,8 @@ def list_keys(
         for key in keys
     ]
     head = ("id", "key", "email", "name", "tier", "scopes", "created", "state")
-    print_table(head, rows, spare=("created", "key", "scopes", "tier", "name"))
+    none = f"There are no keys{f' of {organisation}' if organisation else ''}."
+    print_table(head, rows, spare=("created", "key", "scopes", "tier", "name"), none=none)
 
 
 @app.command(epilog="Example: phalanx keys revoke 019a6f0e-5c1b-7000-8000-3f6b1f4e9a11")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
@@ -24,6 +25,8 @@ _FORMS = (
 )
 """What a regular expression of the contract asks for, in words."""
 
+_LENGTH = re.compile(r"Expected `str` of length (>=|<=) (\d+)")
+
 
 def convert(fields: Mapping[str, Any], request: type[T]) -> T:
     """Return a request made of what a command was given. Raises `typer.BadParameter`, which says what is wrong."""
@@ -40,6 +43,14 @@ def worded(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> str:
     for kind, words in _FORMS:
         if repr(get_args(kind)[1].pattern) in what:
             return f"{fields.get(place.rstrip('`'))!r} is {words}"
+    if (length := _LENGTH.fullmatch(what)) is not None:
+        bound, count = length.groups()
+        name = place.rstrip("`")
+        if (bound, count) == (">=", "1"):
+            return f"{name} is empty"
+        return (
+            f"{name} has {len(fields[name])} characters; they may be {count} at {'least' if bound == '>=' else 'most'}"
+        )
     if place.startswith("scopes["):
         return f"{what}; scopes are {', '.join(ALL_SCOPES)}"
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from phalanx import __version__
 from phalanx.edges.listeners import CannotListen
 from phalanx.errors import PhalanxError
 from phalanx.settings import SettingsError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What standard output says on a disk that is full, or past a quota."""
 
 
 class Place(NamedTuple):
@@ -106,6 +110,10 @@ def run() -> None:
         problems = [error.detail]
     except CannotListen as error:
         problems = [str(error)]
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        problems = [f"nothing more can be written: {error.strerror}"]
     for problem in problems:
         console.print(problem, style="red", markup=False, soft_wrap=True)
     sys.exit(1)

@@ -22,12 +22,18 @@ def print_table(
     spare: Sequence[str] = (),
     numbers: Collection[str] = (),
     total: Sequence[str] = (),
+    none: str = "There are none.",
 ) -> None:
     """Print rows under their heads, the first column whole, and a last line `total`; `numbers` stand to the right.
+
+    Where there is nothing to print, standard error says so in the words `none`.
 
     Where a terminal is too narrow, what of `spare` has no room, the first of them first, is left out, and standard
     error says so; what then is too long still is folded. What is piped is neither left out nor folded.
     """
+    if not rows and not total:
+        typer.echo(none, err=True)
+        return
     given = [columns, *rows, *((total,) if total else ())]
     widths = {name: max(_width(row[place]) for row in given) for place, name in enumerate(columns)}
     console = Console(highlight=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from getpass import GetPassWarning
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +17,7 @@ from phalanx.cli.requests import convert
 from phalanx.cli.tables import day, print_table
 from phalanx.cli.worker import call_here, with_app
 from phalanx.contract.users import CreateUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest, UserView
-from phalanx.errors import NotFound
+from phalanx.errors import InvalidRequest, NotFound
 from phalanx.services.callers.users import normal_email
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def list_users(
         typer.echo(msgspec.json.encode(users).decode())
         return
     rows = [(user.email, _state(user), day(user.created_at), user.id) for user in users]
-    print_table(("email", "state", "created", "id"), rows, spare=("id", "created"))
+    print_table(("email", "state", "created", "id"), rows, spare=("id", "created"), none="There are no users.")
 
 
 @app.command(epilog="Example: phalanx users disable ann@example.org")
@@ -102,6 +104,15 @@ async def _ask(app: App, fields: dict[str, Any]) -> tuple[list[UserView], str]:
 
 def _read_password(*, from_stdin: bool) -> str:
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        piped = sys.stdin.readline().rstrip("\r\n")
+        if not piped:
+            raise typer.BadParameter("there is no password in the first line of standard input")
+        return piped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        except GetPassWarning:
+            typer.echo(err=True)
+            raise InvalidRequest("there is no terminal to type it on: pipe it in, and say --password-stdin") from None
     return typed

@@ -43,6 +43,15 @@ def test_wrong_values_are_all_named(environ: pytest.MonkeyPatch) -> None:
     assert "set DATABASE_URL to a PostgreSQL database and REDIS_URL" in found("settings")[1].found
 
 
+def test_a_folder_that_cannot_be_made_is_said(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever asks: root may write everywhere, but makes no folder in a file."""
+    (tmp_path / "file").write_text("x")
+    environ.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
+    (finding,) = found("data")
+    assert finding.well is False
+    assert finding.found.endswith("is not writable: Not a directory")
+
+
 def test_a_database_out_of_reach_is_said_without_its_password(environ: pytest.MonkeyPatch) -> None:
     """The reason, and what to look at."""
     environ.setenv("DATABASE_URL", "postgresql://someone:hidden@127.0.0.1:1/x")

@@ -202,7 +202,7 @@ def test_a_changed_option_is_refused_until_restart(worker: Worker) -> None:
     ("words", "kind", "said"),
     [
         (["none.txt", "-o", "out.npy"], InvalidRequest, "there is no file 'none.txt'"),
-        (["folder", "-o", "out.npy", "--format", "txt"], InvalidRequest, "'folder' is a folder; give one file"),
+        (["folder", "-o", "out.npy"], InvalidRequest, "'folder' is a folder; give one file"),
         (["in.txt", "-o", "folder", "--to", "npy"], InvalidRequest, "'folder' is a folder; name a file in it"),
         (["in.txt", "-o", "none/out.npy"], InvalidRequest, "there is no folder 'none'"),
         (["in.txt", "-o", "in.txt", "--to", "jsonl"], InvalidRequest, "'in.txt' is the input"),
@@ -219,7 +219,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     worker: Worker, words: list[str], kind: type[PhalanxError], said: str
 ) -> None:
     Path("folder").mkdir()
-    for name in ("in.txt", "old.npy"):
+    for name in ("in.txt", "in.docx", "old.npy"):
         write(name, "a\n")
     before = sorted(Path().iterdir())
     error = refused(*words)

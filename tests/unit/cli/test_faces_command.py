@@ -270,6 +270,19 @@ def test_one_picture_is_compared_with_many(services: Services) -> None:
     assert isinstance(refused("compare", "in", "known.jpg"), InvalidRequest)
 
 
+def test_what_is_wrong_with_one_of_two_pictures_is_said_by_its_name(services: Services) -> None:
+    """The reference's failure would be that of every picture."""
+    files(known=b"known", in__a=b"a", in__b=b"b")
+    services.fails[b"a"] = [NoFace("images[1]: no face")]
+    result = run("compare", "known.jpg", "in")
+    assert result.exit_code == 1
+    assert [one.get("error", {}).get("detail") for one in lines(result.stdout)] == ["no face", None]
+    services.fails[b"a"] = [NoFace("images[0]: no face")]
+    result = run("compare", "known.jpg", "in/a.jpg")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "REFERENCE 'known.jpg': no face" in result.stderr
+
+
 def test_what_is_not_there_is_said_before_anything_is_loaded(services: Services) -> None:
     Path("empty").mkdir()
     assert "there is no file 'gone.jpg'" in refused("detect", "gone.jpg").detail

@@ -82,5 +82,7 @@ def test_settings_are_whole_and_fit(capsys: Any, monkeypatch: Any, width: int) -
     assert all(len(line) <= width for line in lines)
 
 
-def test_nothing_is_a_head(capsys: Any, monkeypatch: Any) -> None:
-    assert shown(capsys, monkeypatch, None, rows=[])[0][0].split() == list(HEAD)
+def test_where_there_is_nothing_it_is_said_beside_the_data(capsys: Any) -> None:
+    """A script reads nothing, a reader a sentence."""
+    print_table(HEAD, [], none="There are no keys.")
+    assert tuple(capsys.readouterr()) == ("", "There are no keys.\n")

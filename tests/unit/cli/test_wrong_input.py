@@ -44,7 +44,7 @@ WRONG: list[tuple[str, int]] = [
     ("users disable nobody", 2),
     ("users disable nobody@example.org", 1),
     ("users enable nobody@example.org", 1),
-    ("users password nobody@example.org --password-stdin", 1),
+    ("users password nobody@example.org --password-stdin", 2),
     ("usage report --from yesterday", 2),
     ("usage report --from 2026-13-01", 1),
     ("usage report --from=", 2),
@@ -138,6 +138,8 @@ def test_a_port_that_is_taken_is_no_traceback(
     [
         ("keys create nobody", "'nobody' is no email address, such as ann@example.org"),
         ("keys create a@b.c --scope nothing", "scopes are text, faces, images"),
+        ("keys create a@b.c --name=", "name is empty"),
+        (f"keys create a@b.c --name {LONG}", "name has 300 characters; they may be 100 at most"),
         ("usage report --from yesterday", "'yesterday' is no day, such as 2026-11-30"),
         (
             "collections create Bad.Name texts --organisation a@b.c",
@@ -165,6 +167,32 @@ def test_work_that_has_no_queue_says_so_and_nothing_else(tmp_path: Path) -> None
     ended = subprocess.run([PHALANX, "work"], env=environ, cwd=tmp_path, capture_output=True, check=False, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["QUEUE_REDIS_URL", "QUEUES"]
+
+
+def test_a_full_disk_behind_standard_output_is_a_line(tmp_path: Path) -> None:
+    """As `cat` says it."""
+    environ = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run([PHALANX, "settings"], env=environ, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"nothing more can be written: No space left on device\n")
+
+
+def test_a_password_without_a_terminal_is_refused_with_the_option(tmp_path: Path) -> None:
+    """Python's own way reads it with a warning, in sight."""
+    environ = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
+    words = [PHALANX, "users", "create", "ann@example.org"]
+    ended = subprocess.run(
+        words,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "--password-stdin" in ended.stderr.splitlines()[-1]
+    assert "Warning" not in ended.stderr
 
 
 def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from phalanx.cli.faces.options import (
     sitting,
 )
 from phalanx.cli.faces.pictures import Picture, collect
-from phalanx.cli.faces.run import Work
+from phalanx.cli.faces.run import OF_THE_PICTURE, Work
 from phalanx.cli.options import Force, Key, Quiet, Restart, Url
 from phalanx.contract.faces import (
     CompareFacesRequest,
@@ -36,7 +36,7 @@ from phalanx.contract.faces import (
     FoundFace,
 )
 from phalanx.engines.face.drawing import Mark
-from phalanx.errors import InvalidRequest
+from phalanx.errors import InvalidRequest, PhalanxError
 
 DEFAULT_CONFIDENCE = 0.5
 
@@ -214,7 +214,10 @@ def compare(
                 images=[asks.image(known), asks.image(data)], model=model, min_confidence=min_confidence,
                 detector=detector,
             )  # fmt: skip
-            answer: CompareFacesResponse = await patiently(lambda: asks.ask("faces.compare", request))
+            try:
+                answer: CompareFacesResponse = await patiently(lambda: asks.ask("faces.compare", request))
+            except OF_THE_PICTURE as error:
+                raise _of_one(error, first) from None
             verdict = "the same person" if answer.same else "another person"
             words = f"{picture.name}: {verdict} (distance {answer.distance:.3f}, at most {answer.threshold:g})"
             fields = {name: getattr(answer, name) for name in answer.__struct_fields__}
@@ -227,6 +230,14 @@ def compare(
         "--min-confidence": str(min_confidence), "--detector": detector,
     }  # fmt: skip
     look(pictures, told, facts, make)
+
+
+def _of_one(error: PhalanxError, reference: Picture) -> Exception:
+    """Return the failure of one of two images by the name that it has here; the reference's fails the run."""
+    place, _, said = error.detail.partition(": ")
+    if place == "images[0]":
+        return typer.BadParameter(f"REFERENCE {reference.name!r}: {said}")
+    return type(error)(said) if place == "images[1]" else error
 
 
 def read_face(text: str) -> Literal["largest", "all"] | int:
