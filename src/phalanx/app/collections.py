@@ -10,7 +10,7 @@ from phalanx.contract.collections import ReembedRequest
 from phalanx.errors import PhalanxError, Unavailable
 from phalanx.operations import Entrance, Operation, call
 from phalanx.ports import CollectionRecord
-from phalanx.services.collections.service import CollectionRegistry
+from phalanx.services.collections.registry import CollectionRegistry
 from phalanx.services.ticket import Call, Credential
 from phalanx.stores.memory.clock import SystemClock
 from phalanx.telemetry import Log

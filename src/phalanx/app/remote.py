@@ -16,7 +16,7 @@ from phalanx.edges.grpc.schema import Method, Schema, SchemaNotBuilt
 from phalanx.edges.grpc.shapes import SchemaMismatch
 from phalanx.errors import InvalidRequest, UpstreamFailed
 from phalanx.operations import Kind, Operation, Services
-from phalanx.services.collections.service import organisation_of
+from phalanx.services.collections.registry import organisation_of
 from phalanx.services.serving.health import Dependency
 from phalanx.services.ticket import Caller, Meter, Ticket
 from phalanx.settings import Settings, SettingsError

@@ -26,7 +26,8 @@ from phalanx.services.collections.gallery import GalleryService
 from phalanx.services.collections.moving import Carrier, TextVectors
 from phalanx.services.collections.points import PointService
 from phalanx.services.collections.reembedding import Moves, ReembedService
-from phalanx.services.collections.service import CollectionRegistry, CollectionService
+from phalanx.services.collections.registry import CollectionRegistry
+from phalanx.services.collections.service import CollectionService
 from phalanx.services.faces.finding import FaceFinder
 from phalanx.services.faces.service import FaceService
 from phalanx.services.images import ImageIntake, ImageService

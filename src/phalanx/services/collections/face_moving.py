@@ -21,7 +21,7 @@ from phalanx.ports import Point, VectorStore
 from phalanx.services.collections.contracts import faces_contract, mismatch, require_same
 from phalanx.services.collections.gallery_shapes import PERSON_KEY, face_id, payload_of
 from phalanx.services.collections.point_shapes import SOURCE_KEY
-from phalanx.services.collections.service import Collection
+from phalanx.services.collections.registry import Collection
 from phalanx.services.faces.finding import FaceFinder
 from phalanx.services.faces.service import EMBEDDING_SIDE, FaceService
 from phalanx.services.serving.face_models import FaceModels, ServedDetector, ServedEmbedder

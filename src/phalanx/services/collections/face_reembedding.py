@@ -17,7 +17,7 @@ from phalanx.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, Un
 from phalanx.services.collections.contracts import Contracts, encode_contract
 from phalanx.services.collections.face_moving import Carried, FaceCarrier
 from phalanx.services.collections.point_shapes import SOURCE_KEY
-from phalanx.services.collections.service import Collection, CollectionRegistry, ensure_next_place, new_place
+from phalanx.services.collections.registry import Collection, CollectionRegistry, ensure_next_place, new_place
 from phalanx.services.faces.service import FaceService
 from phalanx.services.ticket import Ticket
 from phalanx.telemetry import Log

@@ -40,7 +40,7 @@ from phalanx.services.collections.gallery_shapes import (
     view_face,
 )
 from phalanx.services.collections.gallery_verdicts import choose_faces, describe_search, identified, require_quality
-from phalanx.services.collections.service import Collection, CollectionRegistry
+from phalanx.services.collections.registry import Collection, CollectionRegistry
 from phalanx.services.faces.finding import FaceFinder, Looking, Seen, submit
 from phalanx.services.faces.service import EMBEDDING_SIDE, FaceService, each
 from phalanx.services.serving.face_models import FaceModels, ServedDetector, ServedEmbedder

@@ -13,7 +13,7 @@ from phalanx.contract.faces import BoundingBox, FoundFace, Landmarks
 from phalanx.contract.gallery import MAX_METADATA_BYTES, EnrolledFace
 from phalanx.errors import InvalidRequest, TooLarge
 from phalanx.ports import Point
-from phalanx.services.collections.service import Collection
+from phalanx.services.collections.registry import Collection
 
 PERSON_KEY = "person_id"
 

@@ -10,7 +10,7 @@ from phalanx.errors import NotFound, PhalanxError, Unavailable
 from phalanx.ports import Point, VectorStore
 from phalanx.services.collections.contracts import Contracts
 from phalanx.services.collections.point_shapes import PENDING_KEY, TEXT_KEY
-from phalanx.services.collections.service import Collection, ensure_next_place
+from phalanx.services.collections.registry import Collection, ensure_next_place
 from phalanx.services.text import TextService
 from phalanx.services.ticket import Ticket
 

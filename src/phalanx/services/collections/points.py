@@ -42,7 +42,7 @@ from phalanx.services.collections.point_shapes import (
     view_hit,
     view_point,
 )
-from phalanx.services.collections.service import Collection, CollectionRegistry
+from phalanx.services.collections.registry import Collection, CollectionRegistry
 from phalanx.services.ticket import Ticket
 
 EMBEDDING_SHARE = 0.9

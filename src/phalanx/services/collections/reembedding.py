@@ -29,7 +29,7 @@ from phalanx.ports import CollectionRecord
 from phalanx.services.collections.contracts import encode_contract
 from phalanx.services.collections.face_reembedding import FaceReembedService
 from phalanx.services.collections.moving import Carrier, TextVectors
-from phalanx.services.collections.service import Collection, CollectionRegistry, ensure_next_place, new_place
+from phalanx.services.collections.registry import Collection, CollectionRegistry, ensure_next_place, new_place
 from phalanx.services.ticket import Ticket
 from phalanx.telemetry import Log
 

@@ -52,7 +52,8 @@ from phalanx.ports import Point
 from phalanx.services.collections.contracts import Contracts
 from phalanx.services.collections.face_moving import FaceCarrier
 from phalanx.services.collections.gallery import GalleryService
-from phalanx.services.collections.service import CollectionRegistry, CollectionService
+from phalanx.services.collections.registry import CollectionRegistry
+from phalanx.services.collections.service import CollectionService
 from phalanx.services.faces.finding import FaceFinder
 from phalanx.services.faces.service import FaceService
 from phalanx.services.images import ImageIntake

@@ -52,7 +52,8 @@ from phalanx.services.collections.contracts import Contracts
 from phalanx.services.collections.moving import Carrier, TextVectors
 from phalanx.services.collections.points import PointService
 from phalanx.services.collections.reembedding import Moves, ReembedService
-from phalanx.services.collections.service import KNOWN_FOR_S, MAX_COLLECTIONS, CollectionRegistry, CollectionService
+from phalanx.services.collections.registry import KNOWN_FOR_S, CollectionRegistry
+from phalanx.services.collections.service import MAX_COLLECTIONS, CollectionService
 from phalanx.services.serving.face_models import FaceModels
 from phalanx.services.serving.roster import Share
 from phalanx.services.serving.text_models import ModelRegistry, ServedText
