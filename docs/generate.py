@@ -59,7 +59,7 @@ def errors_page() -> str:
         for code, kind in ERRORS.items()
     )
     return (
-        f"# Errors\n\n{NOTE}One table for all edges. Canonical routes answer with RFC 9457 "
+        f"# Errors\n\n{NOTE}The same table holds for HTTP, gRPC and jobs. Canonical routes answer with RFC 9457 "
         "`application/problem+json`; dialects put the same code and sentence into their own envelope.\n\n"
         f"| Code | HTTP | gRPC | Retry | Meaning |\n|---|---|---|---|---|\n{rows}"
     )
@@ -77,9 +77,9 @@ def operations_page() -> str:
         for route in dialect.routes
     )
     return (
-        f"# Operations\n\n{NOTE}One row an operation: `src/phalanx/operations/`. `phalanx call NAME` runs any of "
+        f"# Operations\n\n{NOTE}Each operation is one row of the table in `src/phalanx/operations/`. `phalanx call NAME` runs any of "
         "them without a server.\n\n| Operation | Route | gRPC | Scope | Unit | Kind | Cache | |\n|---|---|---|---|---|---|---|---|\n"
-        f"{rows}\n## Dialects\n\nRoutes of other systems around the same rows.\n\n| Dialect | Route | Operation |\n|---|---|---|\n{routes}"
+        f"{rows}\n## Dialects\n\nRoutes in the formats of other systems, for the same operations.\n\n| Dialect | Route | Operation |\n|---|---|---|\n{routes}"
     )
 
 
@@ -90,7 +90,7 @@ def metrics_page() -> str:
         f"{', '.join(row.labels)} | {row.meaning} |\n"
         for row in (*METRICS, *SUPERVISOR_METRICS)
     )
-    return f"# Metrics\n\n{NOTE}Served on `PROMETHEUS_BIND`, of several workers summed by their supervisor, which adds the last two.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n{rows}"
+    return f"# Metrics\n\n{NOTE}Served on `PROMETHEUS_BIND`. With several workers their supervisor serves the sums, and adds the last two metrics.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n{rows}"
 
 
 def openapi_document() -> str:
