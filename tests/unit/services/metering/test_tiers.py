@@ -50,6 +50,8 @@ def test_zero_is_no_limit(tmp_path: Path) -> None:
     """In every column."""
     table = policies(tmp_path, "[free]\nrequests_per_minute = 0\nconcurrency = 0\nmonthly_requests = 0\n")
     assert table["free"].metered == NO_LIMIT
+    table = policies(tmp_path, "[anonymous]\nrequests_per_minute = 0\nmonthly_requests = 0\n")
+    assert table["anonymous"].metered == NO_LIMIT
 
 
 @pytest.mark.parametrize(
