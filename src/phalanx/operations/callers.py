@@ -35,7 +35,7 @@ AUTH: tuple[Operation, ...] = (
     Operation(
         name="auth.me", request=users.MeRequest, response=users.Me, scope=None, http="GET /v1/auth/me", grpc="Auth/Me",
         bodies=(Body.NONE,), run=lambda s, t, r: s.users.me(t, r), metered=False,
-        summary="Say who the caller is, and what it may do.", examples=({},),
+        summary="Say who the caller is, and what they may do.", examples=({},),
     ),
     Operation(
         name="sessions.list", request=users.ListSessionsRequest, response=users.ListSessionsResponse, scope=None,
@@ -64,7 +64,7 @@ ORGANISATIONS: tuple[Operation, ...] = (
     Operation(
         name="organisations.create", request=users.CreateOrganisationRequest, response=users.OrganisationView,
         scope=None, http="POST /v1/organisations", grpc="Organisations/Create",
-        run=lambda s, t, r: s.organisations.create(t, r), summary="Make an organisation; its maker is its admin.",
+        run=lambda s, t, r: s.organisations.create(t, r), summary="Make an organisation; whoever makes it is its admin.",
         metered=False, audit=True, examples=({"name": "Example Labs"},),
     ),
     Operation(

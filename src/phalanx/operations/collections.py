@@ -18,7 +18,7 @@ COLLECTIONS: tuple[Operation, ...] = (
         name="collections.create", request=collections.CreateCollectionRequest, response=collections.CollectionView,
         scope="vectors", http="PUT /v1/collections/{name}", grpc="Collections/Create",
         run=lambda s, t, r: s.collections.create(t, r), metered=False,
-        summary="Create a collection of vectors, texts or faces; once more is the same.",
+        summary="Create a collection of vectors, texts or faces; doing it again changes nothing.",
         examples=(
             {"name": "colours", "kind": "vectors", "dimensions": 3, "metric": "euclidean"},
             {"name": "books", "kind": "texts"},
@@ -40,7 +40,7 @@ COLLECTIONS: tuple[Operation, ...] = (
         name="collections.upsert", request=points.UpsertPointsRequest, response=points.UpsertPointsResponse,
         scope="vectors", unit="vector", http="POST /v1/collections/{name}/points", grpc="Collections/Upsert", job=True,
         computed=True, run=lambda s, t, r: s.points.upsert(t, r),
-        summary="Keep points, of vectors or of texts, each instead of the one of its id.",
+        summary="Keep points, made of vectors or of texts; each replaces the one with its id.",
         examples=(
             {"name": "colours", "points": [{"id": "red", "vector": [1.0, 0.0, 0.0], "payload": {"warm": True}}]},
             {"name": "books", "points": [{"id": 7, "text": "The Odyssey", "payload": {"shelf": "legends"}}]},
@@ -75,7 +75,7 @@ COLLECTIONS: tuple[Operation, ...] = (
     Operation(
         name="collections.count_matching", request=points.CountMatchingRequest, response=points.CountResponse,
         scope="vectors", http="POST /v1/collections/{name}/count", grpc="Collections/CountMatching", computed=True,
-        run=lambda s, t, r: s.points.count_matching(t, r), summary="Count the points that a filter lets through.",
+        run=lambda s, t, r: s.points.count_matching(t, r), summary="Count the points that match a filter.",
         examples=({"name": "books", "filter": _LEGENDS},),
     ),
     Operation(

@@ -26,7 +26,7 @@ GALLERY: tuple[Operation, ...] = (
         unit="image", http="POST /v1/collections/{name}/identify", grpc="Faces/Identify", job=True, computed=True,
         job_names=IMAGE_NAMES,
         bodies=(Body.JSON, Body.IMAGE), run=lambda s, t, r: s.gallery.identify(t, r),
-        summary="Say who it is, among those who are enrolled.",
+        summary="Say which of the enrolled persons it is.",
     ),
     Operation(
         name="faces.persons", request=gallery.ListPersonsRequest, response=gallery.ListPersonsResponse, scope="faces",

@@ -30,6 +30,6 @@ JOBS: tuple[Operation, ...] = (
     Operation(
         name="jobs.cancel", request=jobs.JobRequest, response=jobs.JobView, scope="jobs", http="DELETE /v1/jobs/{id}",
         grpc="Jobs/Cancel", bodies=(Body.NONE,), run=lambda s, t, r: s.jobs.cancel(t, r), metered=False,
-        summary="Forget a job that does not run: one that waits is never run.",
+        summary="Remove a job that is not running; one that waits will never run.",
     ),
 )  # fmt: skip

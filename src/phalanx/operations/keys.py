@@ -9,7 +9,7 @@ KEYS: tuple[Operation, ...] = (
     Operation(
         name="keys.create", request=keys.CreateKeyRequest, response=keys.CreateKeyResponse, scope="keys",
         http="POST /v1/keys", grpc="Keys/Create", run=lambda s, t, r: s.keys.create(t, r),
-        summary="Create an API key; its text is shown this once.",
+        summary="Create an API key; the key itself is shown only once.",
         metered=False, audit=True,
         examples=({"email": "ann@example.org", "name": "laptop", "tier": "scale", "scopes": ["text"]},),
     ),
@@ -26,6 +26,6 @@ KEYS: tuple[Operation, ...] = (
     Operation(
         name="keys.rotate", request=keys.RotateKeyRequest, response=keys.CreateKeyResponse, scope="keys",
         http="POST /v1/keys/{id}/rotate", grpc="Keys/Rotate", run=lambda s, t, r: s.keys.rotate(t, r), metered=False,
-        audit=True, summary="Replace a key; the old one goes on for the grace that is asked for.",
+        audit=True, summary="Replace a key; the old one still works for the time that is asked for.",
     ),
 )  # fmt: skip
