@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def _read(source: str) -> bytes:
             return Path(source[1:]).read_bytes()
         except OSError as error:
             raise InvalidRequest(f"{source[1:]!r} cannot be read: {error.strerror}") from None
-    return source.encode()
+    return os.fsencode(source)
 
 
 async def _lines(operation: Operation, source: str) -> AsyncIterator[Any]:

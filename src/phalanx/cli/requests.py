@@ -48,9 +48,8 @@ def worded(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> str:
         name = place.rstrip("`")
         if (bound, count) == (">=", "1"):
             return f"{name} is empty"
-        return (
-            f"{name} has {len(fields[name])} characters; they may be {count} at {'least' if bound == '>=' else 'most'}"
-        )
+        bounds = "must have {} at least" if bound == ">=" else "may have {} at most"
+        return f"{name} has {len(fields[name])} characters; it {bounds.format(count)}"
     if place.startswith("scopes["):
         return f"{what}; scopes are {', '.join(ALL_SCOPES)}"
     return text

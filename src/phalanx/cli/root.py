@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -100,6 +101,9 @@ def root(
 
 def run() -> None:
     """Run the command that was typed; a failure that is no bug is one plain line, or one a problem, and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name or an ellipsis that the terminal's encoding lacks is no reason to fail; standard error does so anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(stderr=True, highlight=False)
     problems: list[str] = []
     try:
@@ -110,6 +114,8 @@ def run() -> None:
         problems = [error.detail]
     except CannotListen as error:
         problems = [str(error)]
+    except UnicodeEncodeError as error:
+        problems = [f"{error.object!r} holds bytes that are no UTF-8"]
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -224,6 +224,16 @@ def test_a_failed_run_leaves_no_folder_when_nothing_was_done(services: Services)
     assert run("detect", "a.jpg", "-o", "out.jsonl").exit_code == 0
 
 
+def test_a_name_that_is_no_text_is_shown_by_its_numbers(services: Services) -> None:
+    """Of a file from another machine; the others are looked at all the same."""
+    files(in__b=b"b")
+    with open(b"in/caf\xe9.jpg", "wb") as file:  # noqa: PTH123  a name of bytes
+        file.write(b"a")
+    result = run("detect", "in")
+    assert result.exit_code == 0, result.output
+    assert [one["file"] for one in lines(result.stdout)] == ["in/b.jpg", "in/caf\\xe9.jpg"]
+
+
 def test_standard_input_is_one_picture(services: Services) -> None:
     result = run("detect", "-", given=b"piped")
     assert lines(result.stdout)[0]["file"] == "(standard input)"

@@ -139,7 +139,7 @@ def test_a_port_that_is_taken_is_no_traceback(
         ("keys create nobody", "'nobody' is no email address, such as ann@example.org"),
         ("keys create a@b.c --scope nothing", "scopes are text, faces, images"),
         ("keys create a@b.c --name=", "name is empty"),
-        (f"keys create a@b.c --name {LONG}", "name has 300 characters; they may be 100 at most"),
+        (f"keys create a@b.c --name {LONG}", "name has 300 characters; it may have 100 at most"),
         ("usage report --from yesterday", "'yesterday' is no day, such as 2026-11-30"),
         (
             "collections create Bad.Name texts --organisation a@b.c",
@@ -175,6 +175,23 @@ def test_a_full_disk_behind_standard_output_is_a_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run([PHALANX, "settings"], env=environ, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stderr) == (1, b"nothing more can be written: No space left on device\n")
+
+
+def test_what_the_terminals_encoding_lacks_is_shown_by_its_number(tmp_path: Path) -> None:
+    """The list of settings has an ellipsis."""
+    environ = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([PHALANX, "settings"], env=environ, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert rb"\u2026" in ended.stdout
+
+
+def test_bytes_that_are_no_text_are_a_line(tmp_path: Path) -> None:
+    """In a word of the command."""
+    environ = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
+    words = [os.fsencode(PHALANX), b"call", b"vectors.similarity", b'{"a": "\xff"}']
+    ended = subprocess.run(words, env=environ, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr.startswith(b"the request of vectors.similarity cannot be read: ")
 
 
 def test_a_password_without_a_terminal_is_refused_with_the_option(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def collect(words: Sequence[str]) -> list[Picture]:
             if not below:
                 raise InvalidRequest(f"no picture is in {word!r}; these are looked for: {', '.join(SUFFIXES)}")
             for one in below:
-                found.setdefault(_key(one), Picture(str(one), one, one.relative_to(path).parts))
+                found.setdefault(_key(one), Picture(_shown(one), one, one.relative_to(path).parts))
         else:
-            found.setdefault(_key(path), Picture(word, path, (path.name,)))
+            found.setdefault(_key(path), Picture(_shown(path), path, (path.name,)))
     return list(found.values())
 
 
@@ -92,6 +92,11 @@ def _below(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield Path(parent, name)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text that can be written down: bytes of it that are no UTF-8 by their numbers."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _key(path: Path) -> str:
