@@ -21,6 +21,9 @@ LEVELS: Final = (3, 9)
 HALVES: Final = (2,)
 """Nine tiles, whose overlap is half of each: enough for faces from a thirtieth of the picture on."""
 
+THIRDS: Final = (3,)
+"""Sixteen tiles, for faces from a sixtieth of the picture on."""
+
 OVERLAP: Final = 0.25
 """The part of a tile that its neighbour sees too."""
 
