@@ -78,7 +78,7 @@ def test_a_drain_says_so_while_it_accepts_then_closes_then_lets_calls_finish(run
             gate.open.set()
             answer = await busy.answer()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 await draining
             assert [event for event, _ in served.log.events] == ["draining", "drained"]
 
@@ -94,7 +94,7 @@ def test_calls_that_outlast_the_drain_are_cancelled_and_told(run: Any, serve: An
             await gate.entered.wait()
             began = perf_counter()
             await served.server.drain()
-            assert 0.09 < perf_counter() - began < 1
+            assert 0.09 < perf_counter() - began < 10
             answer = await peer.answer()
             assert (answer.status, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"] == "1"
@@ -120,7 +120,7 @@ def test_a_call_that_resists_cancelling_does_not_hold_the_drain(
             peer = await served.connect()
             peer.send(GET)
             await entered.wait()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await served.server.drain()
             assert await peer.rest() == b""
             release.set()
@@ -138,7 +138,7 @@ def test_hurrying_ends_the_wait_of_a_drain(run: Any, serve: Any) -> None:
             draining = asyncio.ensure_future(served.server.drain())
             await asyncio.sleep(0.05)
             served.server.hurry()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await draining
             assert (await peer.answer()).status == 503
 
@@ -159,7 +159,7 @@ def test_a_drain_at_once_leaves_out_the_delay_and_no_more(run: Any, serve: Any) 
             with pytest.raises(ConnectionError):
                 await served.connect()
             gate.open.set()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await draining
             assert (await peer.answer()).status == 200
 
@@ -168,7 +168,7 @@ def test_a_drain_at_once_leaves_out_the_delay_and_no_more(run: Any, serve: Any) 
 
 def test_a_request_half_read_when_the_listeners_close_is_still_answered(run: Any, serve: Any) -> None:
     async def check() -> None:
-        async with serve(drain_timeout_s=5.0, limits=LONG) as served:
+        async with serve(drain_timeout_s=30.0, limits=LONG) as served:
             head, body = await served.connect(), await served.connect()
             head.send(GET[:7])
             body.send(b"POST /b HTTP/1.1\r\ncontent-length: 5\r\n\r\nhe")
@@ -180,7 +180,7 @@ def test_a_request_half_read_when_the_listeners_close_is_still_answered(run: Any
             for peer, text in ((head, b"/a "), (body, b"/b hello")):
                 answer = await peer.answer()
                 assert (answer.body, answer.headers["connection"]) == (text, "close")
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await draining
 
     run(check())
@@ -197,7 +197,7 @@ def test_a_connection_that_never_asks_does_not_hold_a_drain(
             await asyncio.sleep(0.02)
             began = perf_counter()
             await served.server.drain()
-            assert perf_counter() - began < 1
+            assert perf_counter() - began < 4
 
     run(check())
 
@@ -418,15 +418,22 @@ def test_the_probe_sees_a_blocked_loop_and_tells_when_it_turns(run: Any) -> None
         probe = LoopLagProbe(lags.append, interval_s=0.02)
         assert not probe.is_turning()
         probe.start()
-        await asyncio.sleep(0.1)
-        assert len(lags) >= 3
-        assert max(lags) < 0.1
-        assert probe.is_turning(within_s=0.1)
-        time.sleep(0.15)  # noqa: ASYNC251  blocking the loop is the point
+
+        async def seen(count: int) -> None:
+            async with asyncio.timeout(20):
+                while len(lags) < count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        await seen(3)
+        # A busy machine may be late once, not each time.
+        assert min(lags) < 0.1
+        assert probe.is_turning(within_s=10)
+        before = len(lags)
+        time.sleep(0.3)  # noqa: ASYNC251  blocking the loop is the point
         assert not probe.is_turning(within_s=0.1)
-        await asyncio.sleep(0.01)
-        assert max(lags) > 0.1
-        assert probe.is_turning(within_s=0.1)
+        await seen(before + 1)
+        assert lags[before] > 0.1
+        assert probe.is_turning(within_s=10)
         probe.stop()
         assert not probe.is_turning()
 
