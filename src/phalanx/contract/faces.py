@@ -28,11 +28,12 @@ class DetectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One `image`, or up to 32 `images`, to find faces in.
 
     `max_faces` keeps the largest. `detector` says how the image is searched. `full` sees faces from a fifteenth of the image's
-    longer side on, and half of those of a twentieth. `short` is for near faces, such as selfies. `auto` is `full`; where that
-    sees no face, `short`, then `full` with the image upside down; and where there is no face or only small ones, `full` over
-    halves of the image too, which sees faces from a twenty-fifth on. `tiled` is `full` over the image and over small parts of
-    it: it sees faces from about 24 pixels in an image of at most 2,048, for fifty times the work. The name of a detector that
-    the operator added, such as a YuNet, uses that one.
+    longer side on, and half of those of a twentieth. `short` is for near faces, such as selfies. `auto` is `full`;
+    where that sees no face, `short`, then `full` with the image upside down; and where there is no face or only small
+    ones, `full` over halves of the image too, and over thirds where the halves show still smaller ones, which sees
+    faces from a twenty-fifth on. `tiled` is `full` over the image and over small parts of it: it sees faces from
+    about 24 pixels in an image of at most 2,048, for fifty times the work. The name of a detector that the operator
+    added, such as a YuNet, uses that one.
     """
 
     image: ImageInput | None = None
