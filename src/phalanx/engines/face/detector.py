@@ -40,7 +40,7 @@ NEARER: Final = 0.25
 """How far the middle of the second look's face may be from the square's, as a part of it: beyond is another face."""
 
 ALIKE: Final = 2.0
-"""Ratio of the sizes in which the two looks see one face: of 4,184 all have 0.49 to 1.9, and what short range sees in the noise
+"""Ratio of the sizes in which the two looks see one face: all but one of 4,184 have 0.49 to 1.9, and what short range sees in the noise
 within a face is half of it or less."""
 
 MAX_SECOND_LOOKS: Final = 64
