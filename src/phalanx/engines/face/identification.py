@@ -47,25 +47,3 @@ def false_positive_rate(false_match_rate: float, compared: int) -> float:
     if false_match_rate >= 1:
         return 1.0 if compared else 0.0
     return -math.expm1(compared * math.log1p(-false_match_rate))
-
-
-def required_match_rate(false_positive_rate: float, compared: int) -> float:
-    """Return the false match rate at which a search among so many faces has that false positive rate: the inverse."""
-    if compared < 1 or false_positive_rate >= 1:
-        return 1.0
-    return -math.expm1(math.log1p(-false_positive_rate) / compared)
-
-
-def rate_bound(count: int, trials: int) -> float:
-    """Return the upper end of the 95 % interval of a rate that was seen `count` times in `trials`.
-
-    The rule of three, 3 / trials, for none; else Wilson's score interval (1927), one-sided.
-    """
-    if trials < 1:
-        return 1.0
-    if count == 0:
-        return min(1.0, 3 / trials)
-    z = 1.6449
-    seen, spread = count / trials, z * z / trials
-    middle = seen + spread / 2
-    return min(1.0, (middle + z * math.sqrt(seen * (1 - seen) / trials + spread / (4 * trials))) / (1 + spread))
