@@ -70,6 +70,9 @@ async def ask_until_it_dies(fleet: Fleet, record: Record, caller: Caller) -> Non
         assert time.monotonic() < deadline, f"the worker never passed its kill point: {record.calls[-4:]}"
         reply = await client.ask(place, "POST", EMBED, {"texts": ["Hello world"]}, caller=caller)
         assert reply.status in (0, 200), reply
+        if reply.status == 0:
+            # It is dying: a call to it from now on would not be under way in it.
+            await asyncio.to_thread(fleet.worker().process.wait, PATIENCE_S)
         await asyncio.sleep(0.01)
     await client.close()
 
