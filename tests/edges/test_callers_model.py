@@ -78,7 +78,11 @@ class Key:
     id: str
     organisation: Organisation
     ends_at: float
-    lives_s: float
+    made_at: float
+
+    def replacement(self, text: str, key_id: str, now: float) -> Key:
+        """What takes its place: it lives as long as this one was to, which a grace has shortened."""
+        return Key(text, key_id, self.organisation, now + self.ends_at - self.made_at, now)
 
 
 @dataclass
@@ -146,7 +150,8 @@ class Callers(RuleBasedStateMachine):
         organisation = Organisation(made["record"]["organisation"], tier)
         self.organisations.append(organisation)
         lives_s = days * 86_400 if days else float("inf")
-        return Key(made["key"], made["record"]["id"], organisation, self.clock.now() + lives_s, lives_s)
+        now = self.clock.now()
+        return Key(made["key"], made["record"]["id"], organisation, now + lives_s, now)
 
     @rule(key=keys, text=st.sampled_from(["Hello world", "and again", ""]))
     def call(self, key: Key, text: str) -> None:
@@ -175,9 +180,7 @@ class Callers(RuleBasedStateMachine):
             return key
         assert answer.status == 200, answer.body
         made = answer.json
-        replacement = Key(
-            made["key"], made["record"]["id"], key.organisation, self.clock.now() + key.lives_s, key.lives_s
-        )
+        replacement = key.replacement(made["key"], made["record"]["id"], self.clock.now())
         key.ends_at = min(key.ends_at, self.clock.now() + grace_s)
         return multiple(key, replacement)
 
